@@ -1,0 +1,36 @@
+"""What every test shares: one thread, no network, a clean command line, the optional data folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Read by the libraries when they are first imported, so set before any test imports them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _plain_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecBole's Config parses ``sys.argv`` when it is built; pytest's options are not its business."""
+    monkeypatch.setattr(sys, "argv", ["recbole_kd-tests"])
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with ml-1m, ml-latest-small and amazon-beauty; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("RECBOLE_KD_SHARED", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data sets at {folder} (set RECBOLE_KD_SHARED)")
+    return folder
