@@ -1,0 +1,54 @@
+"""Advisory locks that die with their owner.
+
+The kernel drops an ``flock`` when its process ends, however it ends, so a killed driver or
+worker never blocks the next one. On a file system without ``flock``, ``filelock`` writes process
+id and host into the lock file instead, and takes it over on that host once the process is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recbole_kd.errors import StoreError
+
+
+@contextmanager
+def try_lock(results: Path, name: str) -> Iterator[bool]:
+    """Try to take the lock ``name`` of a results folder without waiting.
+
+    Yields
+    ------
+    bool
+        ``True`` while the lock is held by this process, ``False`` when somebody else has it.
+    """
+    with _lock(results, name, timeout=0) as held:
+        yield held
+
+
+@contextmanager
+def wait_lock(results: Path, name: str) -> Iterator[None]:
+    """Take the lock ``name``, waiting until its owner lets go or dies."""
+    with _lock(results, name, timeout=-1):
+        yield
+
+
+@contextmanager
+def _lock(results: Path, name: str, timeout: float) -> Iterator[bool]:
+    from filelock import FileLock, Timeout
+
+    folder = results / ".locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock", timeout=timeout)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot hold a lock here ({error.strerror or error})") from error
+    try:
+        yield True
+    finally:
+        lock.release()
