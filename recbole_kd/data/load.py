@@ -1,0 +1,198 @@
+"""From atomic files to filtered per-user sequences and item texts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recbole_kd.data.atomic import open_atomic, read_interactions
+from recbole_kd.data.spec import DatasetSpec, FilterSpec
+from recbole_kd.data.types import Dataset, IntArray, Sequences
+from recbole_kd.errors import DataError
+
+PAD_TOKEN = "[PAD]"
+DIGEST_LENGTH = 16
+
+
+def load_dataset(spec: DatasetSpec) -> Dataset:
+    """Read, filter and order the interactions of a dataset.
+
+    Ids are given as RecBole gives them: by first appearance among the kept lines of the file,
+    from 1. Interactions of one user are ordered by the file's own time (float64), ties by line.
+
+    Raises
+    ------
+    DataError
+        A file is missing or malformed, or the filters keep nothing.
+    """
+    path = spec.folder() / f"{spec.name}.inter"
+    fields = spec.fields
+    frame = read_interactions(path, fields.user, fields.item, fields.time, fields.rating)
+    raw = _Columns.of(frame)
+    counts = {
+        "file_users": len(frame["user"].cat.categories),
+        "file_items": len(frame["item"].cat.categories),
+        "file_interactions": len(frame),
+        "time_is_position": int(_is_position(raw)),
+    }
+    if spec.filter.min_rating is not None and raw.rating is None:
+        raise DataError(f"{path}: filter.min_rating needs fields.rating in the dataset YAML, or set it to null")
+    keep, dropped = _filter(raw, spec.filter)
+    if not keep.any():
+        raise DataError(f"{path}: the filters keep no interaction; lower min_rating, min_user_inter or min_item_inter")
+    users, user_tokens = _first_appearance(frame["user"], keep)
+    items, item_tokens = _first_appearance(frame["item"], keep)
+    clash = (PAD_TOKEN in user_tokens[1:]) or (PAD_TOKEN in item_tokens[1:])
+    if clash:
+        raise DataError(f"{path}: the id '{PAD_TOKEN}' is reserved for padding; rename it")
+    times = raw.time[keep]
+    order = np.lexsort((times, users))
+    sequences = _group(users[order], items[order])
+    ratings = None if raw.rating is None else raw.rating[keep][order].astype(np.float32)
+    counts |= dropped | {
+        "users": len(user_tokens) - 1,
+        "items": len(item_tokens) - 1,
+        "interactions": len(items),
+    }
+    return Dataset(
+        name=spec.name,
+        user_tokens=user_tokens,
+        item_tokens=item_tokens,
+        sequences=sequences,
+        times=times[order],
+        ratings=ratings,
+        counts=counts,
+        digest=_digest(user_tokens, item_tokens, sequences, times[order], ratings, order),
+        file_rows=order.astype(np.int64),
+    )
+
+
+def load_item_texts(spec: DatasetSpec) -> dict[str, dict[str, str]]:
+    """Read the words of the ``.item`` file.
+
+    Values are raw: ``'Makeup', 'Nail Polish'`` stays one string where RecBole would cut it at
+    every space. Texts are untrusted input.
+
+    Returns
+    -------
+    dict
+        Item token -> field -> text, for every line of the file; ``{}`` when ``text`` is null.
+
+    Raises
+    ------
+    DataError
+        Missing file or column, blank or repeated item id, wrong number of fields.
+    """
+    if spec.text is None:
+        return {}
+    file = open_atomic(spec.folder() / f"{spec.name}.item")
+    key = spec.fields.item
+    file.require([key], "token")
+    names = list(file.columns)
+    for name in spec.text.fields:
+        if name not in file.columns:
+            raise DataError(f"{file.path}, line 1: no column '{name}' (text.fields); the file has {', '.join(names)}")
+    at = {name: names.index(name) for name in spec.text.fields}
+    texts: dict[str, dict[str, str]] = {}
+    for number, fields in file.lines():
+        token = fields[names.index(key)]
+        if not token.strip():
+            raise DataError(f"{file.path}, line {number}, field {key}: blank; fill it in or remove the line")
+        if token in texts:
+            raise DataError(f"{file.path}, line {number}, field {key}: item '{token}' stands twice; keep one line")
+        texts[token] = {name: fields[i] for name, i in at.items()}
+    if not texts:
+        raise DataError(f"{file.path}: no rows after the header; add items or set text: null")
+    return texts
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of the file as arrays; ``user`` and ``item`` are arbitrary codes."""
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    time: NDArray[np.float64]
+    rating: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> _Columns:
+        return cls(
+            frame["user"].cat.codes.to_numpy().astype(np.int64),
+            frame["item"].cat.codes.to_numpy().astype(np.int64),
+            frame["time"].to_numpy(),
+            frame["rating"].to_numpy() if "rating" in frame else None,
+        )
+
+
+def _is_position(raw: _Columns) -> bool:
+    """Whether every user's times are exactly 1, 2, 3, ..., so no clock at all."""
+    order = np.lexsort((raw.time, raw.user))
+    user, time = raw.user[order], raw.time[order]
+    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
+    lengths = np.diff(np.r_[starts, len(user)])
+    position = np.arange(1, len(user) + 1) - np.repeat(starts, lengths)
+    return bool((lengths > 1).any() and (time == position).all())
+
+
+def _filter(raw: _Columns, spec: FilterSpec) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    keep = np.ones(len(raw.user), dtype=bool)
+    if spec.min_rating is not None and raw.rating is not None:
+        keep &= raw.rating >= spec.min_rating
+    after_rating = int(keep.sum())
+    rounds = 0
+    if spec.min_user_inter > 1 or spec.min_item_inter > 1:
+        while True:
+            user_n = np.bincount(raw.user[keep], minlength=int(raw.user.max()) + 1)
+            item_n = np.bincount(raw.item[keep], minlength=int(raw.item.max()) + 1)
+            fits = (user_n[raw.user] >= spec.min_user_inter) & (item_n[raw.item] >= spec.min_item_inter)
+            if not (keep & ~fits).any():
+                break
+            keep &= fits
+            rounds += 1
+            if not spec.iterate:
+                break
+    return keep, {
+        "dropped_by_rating": len(keep) - after_rating,
+        "dropped_by_count": after_rating - int(keep.sum()),
+        "filter_rounds": rounds,
+    }
+
+
+def _first_appearance(column: pd.Series, keep: NDArray[np.bool_]) -> tuple[IntArray, NDArray[np.object_]]:
+    """Return ids from 1 in order of first appearance, and the token of every id."""
+    codes, first = pd.factorize(column.cat.codes.to_numpy()[keep])
+    tokens = np.empty(len(first) + 1, dtype=object)
+    tokens[0] = PAD_TOKEN
+    tokens[1:] = column.cat.categories.to_numpy(dtype=object)[first]
+    return codes.astype(np.int64) + 1, tokens
+
+
+def _group(users: IntArray, items: IntArray) -> Sequences:
+    """Build CSR rows from interactions sorted by user."""
+    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    return Sequences(users[starts], np.r_[starts, len(users)].astype(np.int64), items)
+
+
+def _digest(
+    user_tokens: NDArray[np.object_],
+    item_tokens: NDArray[np.object_],
+    sequences: Sequences,
+    times: NDArray[np.float64],
+    ratings: NDArray[np.float32] | None,
+    rows: NDArray[np.int64],
+) -> str:
+    state = hashlib.sha256()
+    for tokens in (user_tokens, item_tokens):
+        joined = [str(t).encode("utf-8") for t in tokens]
+        state.update(np.array([len(b) for b in joined], dtype="<i8").tobytes())
+        state.update(b"".join(joined))
+    for array in (sequences.offsets, sequences.items, rows):
+        state.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+    state.update(np.ascontiguousarray(times, dtype="<f8").tobytes())
+    state.update(b"-" if ratings is None else np.ascontiguousarray(ratings, dtype="<f4").tobytes())
+    return state.hexdigest()[:DIGEST_LENGTH]
