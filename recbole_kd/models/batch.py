@@ -1,0 +1,235 @@
+"""One pass per sequence: cutting histories into pieces and packing them into rectangular batches.
+
+RecBole turns a history of n items into n - 1 padded rows with one loss each; more than 98 % of its
+epoch is spent there. Here a history is cut into pieces of at most ``max_len`` positions and every
+position carries a loss, so an epoch touches each interaction once. Short pieces share a row (several
+segments, attention kept inside each), so that hardly any padding is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recbole_kd.data.types import Sequences
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rectangle of ``B`` rows and ``L`` columns that holds ``P`` pieces.
+
+    Attributes
+    ----------
+    item_seq : int64 [B, L]
+        Input items, 0 is padding.
+    target : int64 [B, L]
+        Item to predict at every position, 0 where there is none.
+    position : int64 [B, L]
+        Position inside the piece, from 0.
+    segment : int64 [B, L]
+        Number of the piece, 0..P-1; ``P`` on padding.
+    user : int64 [P]
+        User id of every piece.
+    length : int64 [P]
+        Items of every piece.
+    single : bool
+        True if no row holds two pieces (needed by recurrent backbones).
+    """
+
+    item_seq: Tensor
+    target: Tensor
+    position: Tensor
+    segment: Tensor
+    user: Tensor
+    length: Tensor
+    single: bool
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy every tensor to ``device``."""
+        fields = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if k != "single"}
+        return Batch(**fields, single=self.single)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Stretches of histories: piece p is ``items[start[p]:start[p] + length[p]]`` of ``user[p]``."""
+
+    start: IntArray
+    length: IntArray
+    user: IntArray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def cut(offsets: IntArray, users: IntArray, max_len: int, rng: np.random.Generator) -> Pieces:
+    """Cut every row of a CSR into pieces of at most ``max_len``, the first cut at a random phase.
+
+    Rows no longer than ``max_len`` stay whole. Every element falls into exactly one piece; the phase
+    is drawn anew at each call, so over the epochs each position sees contexts of every length.
+
+    Parameters
+    ----------
+    offsets : int64 [N + 1]
+    users : int64 [N]
+    max_len : int
+    rng : numpy Generator
+    """
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    long = lengths > max_len
+    phase = np.where(long, rng.integers(1, max_len + 1, size=len(lengths)), lengths)
+    rest = lengths - phase
+    n_pieces = 1 + -(-rest // max_len)
+    row = np.repeat(np.arange(len(lengths)), n_pieces)
+    number = np.arange(len(row)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+    begin = np.where(number == 0, 0, phase[row] + (number - 1) * max_len)
+    end = np.minimum(phase[row] + number * max_len, lengths[row])
+    keep = end > begin
+    return Pieces(
+        start=(starts[row] + begin)[keep], length=(end - begin)[keep], user=users[row][keep]
+    )
+
+
+def pack(length: IntArray, max_len: int) -> tuple[IntArray, IntArray, int]:
+    """Place pieces into rows of ``max_len`` (best fit, longest first).
+
+    Returns
+    -------
+    row : int64 [P]
+    column : int64 [P]
+        Column of the first item of every piece.
+    n_rows : int
+    """
+    order = np.argsort(-length, kind="stable")
+    row, column = np.empty(len(length), np.int64), np.empty(len(length), np.int64)
+    open_rows: list[list[int]] = [[] for _ in range(max_len + 1)]
+    n_rows = 0
+    for p in order.tolist():
+        size = int(length[p])
+        room = size
+        while room <= max_len and not open_rows[room]:
+            room += 1
+        if room <= max_len:
+            r = open_rows[room].pop()
+        else:
+            r, room = n_rows, max_len
+            n_rows += 1
+        row[p], column[p] = r, max_len - room
+        if room > size:
+            open_rows[room - size].append(r)
+    return row, column, n_rows
+
+
+class SequenceBatches:
+    """Batches of one epoch after another over the same train sequences.
+
+    Parameters
+    ----------
+    train : Sequences
+        Train histories; rows with nothing to predict are left out (they are counted in the split).
+    max_len : int
+        Longest input (RecBole's ``MAX_ITEM_LIST_LENGTH``).
+    batch_size : int
+        Rows per step.
+    shift : bool
+        True: inputs are items 0..n-2 and targets items 1..n-1 (next-item models). False: inputs are
+        all items and ``target`` repeats them (masked-item models mask for themselves).
+    packed : bool
+        Several pieces per row (attention models) or one (recurrent models, bucketed by length).
+    """
+
+    def __init__(self, train: Sequences, max_len: int, batch_size: int, *, shift: bool, packed: bool) -> None:
+        self._shift, self._packed = shift, packed
+        self._max_len, self._batch_size = max_len, batch_size
+        lengths = train.lengths - (1 if shift else 0)
+        keep = lengths > 0
+        self._users = train.users[keep]
+        self._lengths = lengths[keep]
+        begin = train.offsets[:-1][keep]
+        within = np.arange(int(self._lengths.sum())) - np.repeat(
+            np.cumsum(self._lengths) - self._lengths, self._lengths
+        )
+        index = np.repeat(begin, self._lengths) + within
+        self._inputs = train.items[index]
+        self._targets = train.items[index + 1] if shift else self._inputs
+        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of positions that carry a loss in one epoch (for masked models: could carry)."""
+        return int(self._offsets[-1])
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the shuffled batches of one epoch; all randomness comes from ``rng``."""
+        pieces = cut(self._offsets, self._users, self._max_len, rng)
+        shuffle = rng.permutation(len(pieces))
+        pieces = Pieces(pieces.start[shuffle], pieces.length[shuffle], pieces.user[shuffle])
+        if self._packed:
+            row, column, n_rows = pack(pieces.length, self._max_len)
+            row = rng.permutation(n_rows)[row]
+        else:
+            row, column = self._bucketed_rows(pieces.length, rng), np.zeros(len(pieces), np.int64)
+            n_rows = len(pieces)
+        order = np.argsort(row, kind="stable")
+        bounds = np.searchsorted(row[order], np.arange(0, n_rows + self._batch_size, self._batch_size))
+        steps = [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+        for k in rng.permutation(len(steps)).tolist():
+            chosen = steps[k]
+            yield self._batch(pieces, chosen, row[chosen], column[chosen])
+
+    def _bucketed_rows(self, length: IntArray, rng: np.random.Generator) -> IntArray:
+        """Number the pieces so that neighbours have similar lengths (random within a length)."""
+        row = np.empty(len(length), np.int64)
+        row[np.argsort(length, kind="stable")] = np.arange(len(length))
+        return row
+
+    def _batch(self, pieces: Pieces, chosen: IntArray, row: IntArray, column: IntArray) -> Batch:
+        length = pieces.length[chosen]
+        n_pieces = len(chosen)
+        width = self._max_len if self._packed else int(length.max())
+        row = row - row.min()
+        height = int(row.max()) + 1
+        which = np.repeat(np.arange(n_pieces), length)
+        position = np.arange(len(which)) - np.repeat(np.cumsum(length) - length, length)
+        source = pieces.start[chosen][which] + position
+        cell = row[which] * width + column[which] + position
+        grid = {
+            "item_seq": (self._inputs[source], 0),
+            "target": (self._targets[source], 0),
+            "position": (position, 0),
+            "segment": (which, n_pieces),
+        }
+        tensors = {}
+        for name, (values, empty) in grid.items():
+            flat = np.full(height * width, empty, np.int64)
+            flat[cell] = values
+            tensors[name] = torch.from_numpy(flat).view(height, width)
+        return Batch(
+            **tensors,
+            user=torch.from_numpy(pieces.user[chosen]),
+            length=torch.from_numpy(length),
+            single=not self._packed,
+        )
+
+
+def segment_mask(segment: Tensor, *, causal: bool) -> Tensor:
+    """Which position may attend to which: same piece, and for ``causal`` not later.
+
+    Parameters
+    ----------
+    segment : int64 [B, L]
+
+    Returns
+    -------
+    bool [B, 1, L, L]
+        The diagonal is always True, padding attends to padding.
+    """
+    same = segment[:, None, :, None] == segment[:, None, None, :]
+    return same.tril() if causal else same

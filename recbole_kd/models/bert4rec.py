@@ -1,0 +1,108 @@
+"""BERT4Rec student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from recbole_kd.models.upstream import BERT4Rec
+from torch import Tensor
+
+from recbole_kd.models.batch import Batch, segment_mask
+from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.mixin import DistillationMixin, padded_batch
+from recbole_kd.models.prefix import PrefixLossMixin
+from recbole_kd.models.transformer import embed, encode
+
+
+class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):  # type: ignore[misc]
+    """RecBole's BERT4Rec (Sun et al., CIKM 2019) with a distillation head.
+
+    Two defects of RecBole 1.2.1's evaluation and training are not inherited: the first item of the
+    history is not dropped (a user with one item is served), and every train item can be masked,
+    position 0 and a user's last item included.
+    """
+
+    shift = False
+    packed = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.ft_ratio = float(config["ft_ratio"])
+        self.distil_head = None
+
+    def encode(self, batch: Batch, dropout: ByteDropout | None) -> list[Tensor]:
+        """Outputs of block 1..n, each [B, L, H]; attention in both directions inside each piece."""
+        x = embed(self, batch.item_seq, batch.position, dropout)
+        return encode(self, x, segment_mask(batch.segment, causal=False), dropout)
+
+    def final(self, x: Tensor) -> Tensor:
+        """Output network of BERT4Rec (eq. 7): linear, GELU, LayerNorm."""
+        out: Tensor = self.output_ln(self.output_gelu(self.output_ffn(x)))
+        return out
+
+    def item_table(self) -> tuple[Tensor, Tensor | None]:
+        """Item embeddings without the mask token, and the output bias."""
+        return self.item_embedding.weight[: self.n_items], self.output_bias
+
+    def prepare(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Hide items: each with ``mask_ratio``, or, in a share ``ft_ratio`` of pieces, only the last one.
+
+        A piece in which chance hides nothing has its last item hidden, so every piece carries a loss.
+        """
+        segment = batch.segment.numpy(force=True)
+        length = batch.length.numpy(force=True)
+        real = segment < len(length)
+        piece = segment[real]
+        is_last = batch.position.numpy(force=True)[real] == length[piece] - 1
+        hide = rng.random(len(piece), dtype=np.float32) < self.mask_ratio
+        mask_last = rng.random(len(length)) < self.ft_ratio
+        hide &= ~mask_last[piece]
+        empty = np.bincount(piece[hide], minlength=len(length)) == 0
+        hide |= is_last & empty[piece]
+        grid = np.zeros(segment.shape, bool)
+        grid[real] = hide
+        hidden = torch.from_numpy(grid).to(batch.item_seq.device)
+        return replace(
+            batch,
+            item_seq=torch.where(hidden, self.mask_token, batch.item_seq),
+            target=torch.where(hidden, batch.target, 0),
+        )
+
+    def reconstruct_test_data(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """Append the mask token; only a history that fills the row loses its oldest item.
+
+        RecBole always drops the first item and then reads position ``len - 1``; callers of this class
+        read the same position, so the row is laid out with the mask token there.
+        """
+        return self._with_mask(item_seq, item_seq_len)[0]
+
+    def _with_mask(self, item_seq: Tensor, item_seq_len: Tensor) -> tuple[Tensor, Tensor]:
+        width = item_seq.shape[1]
+        full = item_seq_len >= width
+        item_seq = torch.where(full[:, None], item_seq.roll(-1, 1), item_seq)
+        at = torch.where(full, width - 1, item_seq_len)
+        return item_seq.scatter(1, at[:, None], self.mask_token), at
+
+    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """Vectors at the appended mask token, [B, E]."""
+        masked, at = self._with_mask(item_seq, item_seq_len)
+        last = self.encode(padded_batch(masked, at + 1), None)[-1]
+        return self.final(last[torch.arange(len(last), device=last.device), at])
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Score of one item per row, [B]."""
+        scores = self._serve(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of all items, [B, n_items]."""
+        return self._serve(interaction)
+
+    def _serve(self, interaction: Any) -> Tensor:
+        masked, at = self._with_mask(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        state = self.gather_indexes(self.forward(masked), at)
+        items, bias = self.item_table()
+        return state @ items.t() + bias

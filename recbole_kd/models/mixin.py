@@ -1,0 +1,177 @@
+"""What turns a RecBole backbone into a student: sequence-mode training and a removable head."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_kd.errors import SpecError
+from recbole_kd.models.batch import Batch
+from recbole_kd.models.cross_entropy import catalogue_cross_entropy
+from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.head import DistillationHead
+from recbole_kd.training.spec import DistillSpec
+
+HEAD = "distil_head"
+
+
+class DistillationMixin:
+    """Adds to a RecBole sequential model, left of it in the bases, without changing its parameters.
+
+    A backbone implements :meth:`encode`, :meth:`final` and :meth:`prepare`; its class attributes say how
+    its batches look. ``forward``, ``predict`` and ``full_sort_predict`` stay RecBole's.
+
+    Layers are numbered alike in all backbones: 1..n are the outputs of block (GRU layer) 1..n, -1 is the
+    vector that is compared with the item embeddings.
+    """
+
+    shift: ClassVar[bool]
+    packed: ClassVar[bool]
+
+    distil_head: DistillationHead | None
+    distil_active: bool = True
+    distil_alpha: float
+    distil_beta_scaled: bool
+    distil_layer: int
+
+    def encode(self, batch: Batch, dropout: ByteDropout | None) -> list[Tensor]:
+        """Outputs of block 1..n, each [B, L, H]."""
+        raise NotImplementedError
+
+    def final(self, x: Tensor) -> Tensor:
+        """Map outputs of the last block [..., H] to vectors comparable with items [..., E]."""
+        raise NotImplementedError
+
+    def prepare(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Choose inputs and targets of a training step (masked-item models hide items here)."""
+        return batch
+
+    def item_table(self) -> tuple[Tensor, Tensor | None]:
+        """Item embeddings [n_items, E] and output bias [n_items] or None."""
+        model: Any = self
+        return model.item_embedding.weight, None
+
+    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """Vectors compared with the items when serving, [B, E]; as ``full_sort_predict``, only faster.
+
+        Parameters
+        ----------
+        item_seq : int64 [B, L]
+            Right-padded histories.
+        item_seq_len : int64 [B]
+        """
+        batch = padded_batch(item_seq, item_seq_len)
+        last = self.encode(batch, None)[-1]
+        return self.final(last[torch.arange(len(last), device=last.device), item_seq_len - 1])
+
+    def attach_teacher(self, spec: DistillSpec, vectors: Tensor, mask: Tensor, seed: int) -> None:
+        """Put a distillation head on the model.
+
+        Parameters
+        ----------
+        spec : DistillSpec
+        vectors : float [n_users, D]
+        mask : bool [n_users]
+        seed : int
+            Initialises the head only.
+
+        Raises
+        ------
+        SpecError
+            For a layer that the backbone does not have, or dimensions that do not fit.
+        """
+        model: Any = self
+        n_layers = self.n_blocks()
+        if spec.layer != -1 and not 1 <= spec.layer <= n_layers:
+            raise SpecError(f"distill.layer: {spec.layer}, but the backbone has layers 1..{n_layers} and -1 (output).")
+        dim = model.item_embedding.weight.shape[1] if spec.layer == -1 else model.hidden_size
+        self.distil_layer = spec.layer
+        self.distil_alpha = spec.alpha
+        self.distil_beta_scaled = spec.scale_distil_loss
+        head = DistillationHead(spec, dim, vectors.float(), mask, seed)
+        self.distil_head = head.to(model.item_embedding.weight.device)
+
+    def n_blocks(self) -> int:
+        """Number of blocks (GRU layers)."""
+        model: Any = self
+        return int(model.n_layers)
+
+    def block_stack(self) -> nn.Module:
+        """RecBole module that runs the blocks; its output is what prefix mode distils."""
+        model: Any = self
+        stack: nn.Module = model.trm_encoder
+        return stack
+
+    def drop_head(self) -> None:
+        """Remove the head: what is left is the plain backbone."""
+        self.distil_head = None
+
+    def student_state(self) -> dict[str, Tensor]:
+        """State dict without the head; loads, strict, into the plain RecBole class."""
+        model: Any = self
+        return {k: v for k, v in model.state_dict().items() if not k.startswith(HEAD + ".")}
+
+    def sequence_losses(
+        self, batch: Batch, dropout: ByteDropout | None, rng: np.random.Generator, *, distil: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses of one batch in sequence mode.
+
+        Returns
+        -------
+        L_rec : scalar
+            Mean cross-entropy over all positions that carry a target.
+        L_distil : scalar or None
+            None if ``distil`` is False or there is no head.
+        """
+        batch = self.prepare(batch, rng)
+        layers = self.encode(batch, dropout)
+        carries = batch.target > 0
+        items, bias = self.item_table()
+        loss_rec = catalogue_cross_entropy(self.final(layers[-1][carries]), items, batch.target[carries], bias)
+        if not distil or self.distil_head is None or self.distil_alpha == 0:
+            return loss_rec, None
+        return loss_rec, self.distil_loss(layers, batch.segment, batch.position, batch.length, batch.user)
+
+    def distil_loss(
+        self, layers: list[Tensor], segment: Tensor, position: Tensor, length: Tensor, user: Tensor
+    ) -> Tensor:
+        """Distillation loss of pieces laid out as in :class:`~recbole_kd.models.batch.Batch`."""
+        if self.distil_head is None:
+            raise ValueError("no teacher attached")
+        hidden = self.final(layers[-1]) if self.distil_layer == -1 else layers[self.distil_layer - 1]
+        state = self.distil_head.pooled(hidden, segment, position, length)
+        loss: Tensor = self.distil_head(state, user)
+        return loss
+
+    def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None) -> Tensor:
+        """alpha * beta * L_distil + (1 - alpha) * L_rec (Severin et al., ECIR 2026), or L_rec alone.
+
+        beta is stopgrad(L_rec / L_distil) if the spec scales the loss, else 1. A batch in which nobody has a
+        profile keeps L_rec whole: there is nothing to trade it against.
+        """
+        if loss_distil is None or self.distil_alpha == 0 or not loss_distil.requires_grad:
+            return loss_rec
+        beta = 1.0
+        if self.distil_beta_scaled:
+            beta = loss_rec.detach() / (loss_distil.detach() + 1e-8)
+        return self.distil_alpha * beta * loss_distil + (1 - self.distil_alpha) * loss_rec
+
+
+def padded_batch(item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Batch:
+    """View RecBole's right-padded rows as a batch of one piece per row without targets."""
+    b, width = item_seq.shape
+    column = torch.arange(width, device=item_seq.device).expand(b, width)
+    real = column < item_seq_len[:, None]
+    row = torch.arange(b, device=item_seq.device)[:, None].expand(b, width)
+    return Batch(
+        item_seq=item_seq,
+        target=torch.zeros_like(item_seq),
+        position=column,
+        segment=torch.where(real, row, b),
+        user=item_seq_len.new_zeros(b) if user is None else user,
+        length=item_seq_len,
+        single=True,
+    )

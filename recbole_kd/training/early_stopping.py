@@ -1,0 +1,31 @@
+"""When to stop, and which epoch to keep."""
+
+from __future__ import annotations
+
+
+class EarlyStopping:
+    """Stop after ``patience`` epochs without a better value; never inside the warm-up.
+
+    Parameters
+    ----------
+    patience : int
+        RecBole's ``stopping_step``.
+    warm_up : int
+        Epochs before patience begins to count (phase 1 of a distilled run). The best value may still be
+        reached there.
+    """
+
+    def __init__(self, patience: int, warm_up: int = 0) -> None:
+        self._patience, self._warm_up = patience, warm_up
+        self.best_value = float("-inf")
+        self.best_epoch = 0
+        self.stop = False
+
+    def update(self, epoch: int, value: float) -> bool:
+        """Record the value of ``epoch`` (from 1); return True if it is the best so far."""
+        better = value > self.best_value
+        if better:
+            self.best_value, self.best_epoch = value, epoch
+        waited = epoch - max(self.best_epoch, self._warm_up)
+        self.stop = epoch > self._warm_up and waited >= self._patience
+        return better
