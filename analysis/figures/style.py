@@ -1,0 +1,91 @@
+"""One style: one column wide, colour-blind safe, embedded fonts, reproducible bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from analysis.files import write_atomic
+
+# Inches; the column of the common two-column templates.
+COLUMN_WIDTH = 3.35
+
+# Okabe and Ito, Color universal design (2008), without the yellow that is weak on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GREY = "#6b6b6b"
+LIGHT = "#d9d9d9"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)))
+
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4.0,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+    "axes.formatter.useoffset": False,
+    "text.usetex": False,
+    "text.parse_math": False,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """Context with the suite's settings; untrusted text is never parsed as mathematics."""
+    return mpl.rc_context(_RC)
+
+
+def new_figure(height: float, width: float = COLUMN_WIDTH) -> Figure:
+    """Empty figure with constrained layout; call inside of `style`."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """Colour of every name, in order; the palette repeats after seven."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def clip_text(text: str, width: int = 28) -> str:
+    """One line of at most ``width`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "\u2026"
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """File content of a figure as ``png`` or ``pdf``; no dates, so equal figures are equal bytes."""
+    metadata = {"pdf": {"CreationDate": None, "ModDate": None, "Producer": None, "Creator": None}}
+    out = io.BytesIO()
+    with style():
+        figure.savefig(out, format=kind, metadata=metadata.get(kind, {"Software": None}))
+    return out.getvalue()
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``<stem>.pdf`` and ``<stem>.png``.
+
+    Returns
+    -------
+    list of Path
+    """
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    for path in paths:
+        write_atomic(path, figure_bytes(figure, path.suffix[1:]))
+    return paths

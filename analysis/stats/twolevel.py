@@ -1,0 +1,209 @@
+"""Inference over users and seeds together: the default of every table.
+
+Differences ``D[s, u]`` of seed ``s`` and user ``u`` form a crossed two-way layout with random
+seeds and random users,
+
+    D[s, u] = delta + a[s] + b[u] + e[s, u].
+
+The variance of the grand mean is ``(MS_seed + MS_user - MS_error) / (S U)`` and its degrees of
+freedom follow Satterthwaite; the ratio of the mean to its error is the quasi-F test for two
+crossed random effects (H. H. Clark, The language-as-fixed-effect fallacy, JVLVB 12, 1973;
+F. E. Satterthwaite, Biometrics Bulletin 2, 1946). Averaging over seeds first and testing over
+users alone would take the seed effect for a fixed one and reject too often.
+
+The two-level bootstrap resamples seeds and users independently (A. B. Owen, The pigeonhole
+bootstrap, Annals of Applied Statistics 1, 2007). Its spread is off when there are few seeds:
+resampling S seeds has only ``(S - 1) / S`` of their variance and no notion of S - 1 degrees of
+freedom, while the interaction enters three times. `two_level` therefore keeps the shape of the
+bootstrap distribution and scales it to the variance and degrees of freedom above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from analysis.stats.effects import cohens_dz
+from analysis.stats.paired import bootstrap_means
+from analysis.stats.result import TestResult
+
+FloatArray = NDArray[np.float64]
+DEFAULT_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """Analysis of variance of a crossed seeds x users layout.
+
+    Attributes
+    ----------
+    mean, error, df : float
+        Grand mean, its standard error and Satterthwaite's degrees of freedom.
+    var_seed, var_user, var_error : float
+        Estimated variance components, cut at 0.
+    n_seeds, n_users : int
+    """
+
+    mean: float
+    error: float
+    df: float
+    var_seed: float
+    var_user: float
+    var_error: float
+    n_seeds: int
+    n_users: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of mean 0."""
+        if self.error > 0:
+            return 2 * float(stats.t.sf(abs(self.mean) / self.error, self.df))
+        return 1.0 if self.mean == 0 else 0.0
+
+
+def two_way(differences: ArrayLike) -> TwoWay:
+    """Variance components and standard error of the mean of ``differences`` [S, U].
+
+    With one seed the seed effect cannot be told from the mean; users alone remain (paired t).
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim != 2 or d.shape[1] < 2 or not np.isfinite(d).all():
+        raise ValueError(f"expected finite differences [seeds, users >= 2], got shape {d.shape}")
+    n_seeds, n_users = d.shape
+    mean = float(d.mean())
+    by_user = d.mean(axis=0)
+    ms_user = n_seeds * float(by_user.var(ddof=1))
+    if n_seeds == 1:
+        return TwoWay(mean, float(np.sqrt(ms_user / n_users)), n_users - 1.0, 0.0, ms_user, 0.0, 1, n_users)
+    by_seed = d.mean(axis=1)
+    ms_seed = n_users * float(by_seed.var(ddof=1))
+    total = float(((d - mean) ** 2).sum())
+    rest = total - (n_seeds - 1) * ms_seed - (n_users - 1) * ms_user
+    df_error = (n_seeds - 1) * (n_users - 1)
+    ms_error = max(rest, 0.0) / df_error
+    numerator = ms_seed + ms_user - ms_error
+    squares = ms_seed**2 / (n_seeds - 1) + ms_user**2 / (n_users - 1) + ms_error**2 / df_error
+    df = numerator**2 / squares if squares > 0 else float(n_users - 1)
+    if numerator < ms_user:
+        # A negative estimate of the seed variance: users alone are the larger uncertainty.
+        numerator, df = ms_user, float(n_users - 1)
+    return TwoWay(
+        mean=mean,
+        error=float(np.sqrt(max(numerator, 0.0) / (n_seeds * n_users))),
+        df=float(np.clip(df, n_seeds - 1, n_users - 1)),
+        var_seed=max(ms_seed - ms_error, 0.0) / n_users,
+        var_user=max(ms_user - ms_error, 0.0) / n_seeds,
+        var_error=ms_error,
+        n_seeds=n_seeds,
+        n_users=n_users,
+    )
+
+
+def seed_weights(n_seeds: int, n_resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Weights of resampled seeds, float64 [B, S], rows sum to 1."""
+    return rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / n_seeds
+
+
+def calibrated_interval(
+    replicates: FloatArray, estimate: float, anova: TwoWay, confidence: float, scale: float = 1.0
+) -> tuple[float, float]:
+    """Percentile interval, its deviations scaled to the error and degrees of freedom of ``anova``.
+
+    Parameters
+    ----------
+    replicates : float64 [B]
+        Bootstrap replicates of a quantity that is (nearly) ``scale`` times the mean difference.
+    estimate : float
+        The quantity on the data.
+    """
+    spread = float(replicates.std())
+    if not spread > 0:
+        half = abs(scale) * anova.error * float(stats.t.ppf(0.5 + confidence / 2, anova.df))
+        return estimate - half, estimate + half
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    factor = abs(scale) * anova.error / spread * float(stats.t.ppf(0.5 + confidence / 2, anova.df) / z)
+    low, high = np.quantile(replicates - replicates.mean(), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return estimate + factor * float(low), estimate + factor * float(high)
+
+
+def two_level(
+    differences: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+    calibrate: bool = True,
+    user_means: FloatArray | None = None,
+) -> TestResult:
+    """Two-level bootstrap over seeds and users with the crossed random-effects test.
+
+    Parameters
+    ----------
+    differences : array_like [S, U]
+        Method minus baseline per training seed and user.
+    n_resamples, seed : int
+        Bootstrap resamples and their random seed; the same seed gives the same interval.
+    calibrate : bool
+        Scale the interval for few seeds (see the module); False gives the plain percentiles.
+    user_means : float64 [n_resamples, S], optional
+        Means over resampled users, one column per seed, when the caller shares the resamples
+        among comparisons; drawn here otherwise.
+
+    Returns
+    -------
+    TestResult
+    """
+    d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
+    anova = two_way(d)
+    rng = np.random.default_rng(seed)
+    if user_means is None:
+        user_means = bootstrap_means(np.ascontiguousarray(d.T), n_resamples=n_resamples, rng=rng)
+    weights = seed_weights(len(d), len(user_means), rng)
+    replicates = (weights * user_means).sum(axis=1)
+    if calibrate:
+        low, high = calibrated_interval(replicates, anova.mean, anova, confidence)
+    else:
+        tail = 0.5 - confidence / 2
+        low, high = (float(q) for q in np.quantile(replicates, [tail, 1 - tail]))
+    kind = "calibrated" if calibrate else "percentile"
+    one_seed = ("one seed: training randomness is not covered",) if len(d) == 1 else ()
+    return TestResult(
+        test="crossed random effects t (quasi-F)",
+        unit="users x seeds" if len(d) > 1 else "users",
+        estimate=anova.mean,
+        n=anova.n_users,
+        n_seeds=anova.n_seeds,
+        low=low,
+        high=high,
+        confidence=confidence,
+        interval_method=(
+            f"two-level bootstrap over seeds and users ({kind}), {len(user_means)} resamples, seed {seed}"
+        ),
+        statistic=anova.mean / anova.error if anova.error > 0 else float("nan"),
+        p=anova.p,
+        effect_size=cohens_dz(d.mean(axis=0)),
+        effect_name="Cohen's d_z",
+        notes=one_seed,
+    )
+
+
+def shared_resamples(
+    columns: Sequence[FloatArray], *, n_resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+) -> FloatArray:
+    """User-level bootstrap means of many runs on one and the same set of resamples.
+
+    Parameters
+    ----------
+    columns : sequence of float64 [U]
+        Metric per user, one entry per run.
+
+    Returns
+    -------
+    float64 [n_resamples, len(columns)]
+    """
+    rng = np.random.default_rng(seed)
+    return bootstrap_means(np.column_stack(list(columns)), n_resamples=n_resamples, rng=rng)

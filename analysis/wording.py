@@ -1,0 +1,98 @@
+"""Numbers and protocols in words, the same in every table, figure and page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from analysis.compare import Comparison
+from analysis.load import Results
+
+MINUS = "\u2212"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Fixed digits with a true minus sign; an en dash for what is not there."""
+    if value is None or math.isnan(value):
+        return "\u2013"
+    if math.isinf(value):
+        return "\u221e" if value > 0 else f"{MINUS}\u221e"
+    text = f"{value:.{digits}f}"
+    text = text.lstrip("-") if float(text) == 0 else text
+    return text.replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """`number` with a plus sign before a positive value."""
+    text = number(value, digits)
+    positive = value is not None and not math.isnan(value) and float(f"{value:.{digits}f}") > 0
+    return f"+{text}" if positive else text
+
+
+def p_value(p: float | None) -> str:
+    """``<.001`` or three decimals without a leading zero."""
+    if p is None or math.isnan(p):
+        return "\u2013"
+    if p < 0.001:
+        return "<.001"
+    return "1.000" if p >= 0.9995 else f"{p:.3f}".lstrip("0")
+
+
+def dagger(p: float | None) -> str:
+    """Dagger for p < .05, double dagger for p < .01."""
+    if p is None or math.isnan(p) or p >= 0.05:
+        return ""
+    return "\u2021" if p < 0.01 else "\u2020"
+
+
+def arrow(value: float) -> str:
+    """Up, down or nothing."""
+    return "\u2191" if value > 0 else "\u2193" if value < 0 else ""
+
+
+def listing(values: Iterable[object]) -> str:
+    """Comma-separated."""
+    return ", ".join(str(v) for v in values)
+
+
+def protocol(results: Results) -> str:
+    """Split, candidates and seen-item rule in one sentence, then what the manifests add."""
+    seen = "without the items of the user's own history" if results.masked else "seen items kept"
+    part = {"test": "Test", "valid": "Validation"}.get(results.split, results.split)
+    text = f"{part} targets ranked among all items ({seen}; ties: average rank)"
+    stated: dict[str, str] = {}
+    for manifest in results.manifests.values():
+        for key, value in (manifest.get("protocol") or {}).items():
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                stated.setdefault(str(key), str(value))
+    extra = "; ".join(f"{k}: {v}" for k, v in sorted(stated.items()))
+    return f"{text}; {extra}." if extra else f"{text}."
+
+
+def sample(results: Results) -> str:
+    """Users and seeds per dataset."""
+    parts = []
+    for dataset, panel in results.panels.items():
+        seeds = sorted({int(s) for s in results.runs[results.runs["dataset"] == dataset]["seed"]})
+        plural = "seed" if len(seeds) == 1 else "seeds"
+        parts.append(f"{dataset}: {panel.n_users} users, {len(seeds)} {plural}")
+    return "; ".join(parts)
+
+
+def testing(comparisons: Sequence[Comparison], baseline: str) -> str:
+    """Which interval, test, correction and family the comparisons used."""
+    results = [c.result for c in comparisons if c.result]
+    if not results:
+        return f"No comparison with '{baseline}' can be made yet."
+    first = next((r for r in results if r.n_seeds > 1), results[0])
+    level = f"{100 * first.confidence:g} %"
+    made = sum(1 for c in comparisons if c.result)
+    family = first.family
+    if made < len(comparisons):
+        family += f", {made} made so far, the others counted as p = 1"
+    return (
+        f"\u0394: paired difference to '{baseline}' of the same backbone, per user, same seed; in brackets "
+        f"its {level} interval ({first.interval_method}). p: {first.test}, unit {first.unit}, "
+        f"two-sided, {first.correction}-corrected over {family}. "
+        "\u2020 p < .05, \u2021 p < .01. d_z: mean over standard deviation of the seed-averaged differences."
+    )
