@@ -1,28 +1,26 @@
 """RecBole 1.2.1 on current numpy, torch and pandas: every shim, and nothing outside RecBole changes.
 
-============================  ==================================================================
-upstream issue                what is done about it here
-============================  ==================================================================
-RecBole #2215, #2203 (numpy   ``Config`` writes removed aliases (``np.float_``) into numpy. Ours
-2 has no ``np.float_``)       gives the modules that use ``np.float`` at run time a numpy
-                              namespace of their own that has it.
-RecBole #2084 (torch >= 2.6   ``PrefixTrainer`` saves tensors and plain numbers only and loads
-loads weights only)           with ``weights_only=True``; ``torch.load`` stays as it is.
-RecBole #2078 and FACTS A.5   Blank cells are refused by ``recbole_kd.data.atomic`` before
-(pandas 3: ``_fill_nan`` is   RecBole reads anything; pandas stays below 3 all the same.
-silently a no-op)
-no issue number: ``Config``   Command line is not read; strings are not evaluated; the loader is
-reads ``sys.argv``, calls     a private ``SafeLoader``; the device is what the caller says and
-``eval`` on strings, alters   the environment is left alone.
-``yaml.FullLoader``, sets
+=================================  ============================================================
+upstream issue                     what is done about it here
+=================================  ============================================================
+RecBole #1604, #2203, #2215:       ``Config`` would write removed aliases (``np.float_``) into
+numpy without ``np.float``         numpy. Here the three modules that say ``np.float`` while
+                                   running get a numpy namespace of their own that has it.
+RecBole #2212, #2215: torch >=     ``PrefixTrainer`` saves tensors and plain numbers only and
+2.6 refuses RecBole's checkpoints  loads with ``weights_only=True``; ``torch.load`` stays as
+                                   it is.
+RecBole #2215: quick_start         ``recbole.quick_start`` is never imported.
+imports ray, ray needs np.bool8
+(none): pandas 3 makes             Blank cells are refused by ``recbole_kd.data.atomic``
+``Dataset._fill_nan`` a no-op      before RecBole reads anything; pandas stays below 3.
+(none): ``Config`` reads           The command line is not read, strings are not evaluated,
+``sys.argv``, evaluates strings,   the YAML loader is a private ``SafeLoader``, the device is
+alters ``yaml.FullLoader``, sets   what the caller says and the environment is left alone.
 ``CUDA_VISIBLE_DEVICES``
-no issue number: checkpoint   ``PrefixTrainer`` names its file by a random number and writes no
-name is model + second;       TensorBoard folder.
-TensorBoard folder in cwd
-ray through                   ``recbole.quick_start`` is never imported.
-``recbole.quick_start``
-(#1820)
-============================  ==================================================================
+(none): checkpoints are named by   ``PrefixTrainer`` names its file by a random number and
+the second; a TensorBoard folder   opens no TensorBoard writer.
+appears in the current one
+=================================  ============================================================
 """
 
 from __future__ import annotations

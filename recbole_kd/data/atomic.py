@@ -75,7 +75,8 @@ def open_atomic(path: Path) -> AtomicFile:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; set path in the dataset YAML (or RECBOLE_KD_DATA) to the folder that holds it"
+            f"{path}: no such file; set path in the dataset YAML (or RECBOLE_KD_DATA) to the folder "
+            "that holds it"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); mend its permissions or name") from None
@@ -94,9 +95,7 @@ def open_atomic(path: Path) -> AtomicFile:
     return AtomicFile(path, columns, body.rstrip(b"\r\n"))
 
 
-def read_interactions(
-    path: Path, user: str, item: str, time: str, rating: str | None
-) -> pd.DataFrame:
+def read_interactions(path: Path, user: str, item: str, time: str, rating: str | None) -> pd.DataFrame:
     """Read an ``.inter`` file.
 
     Returns
@@ -167,7 +166,7 @@ def _explain(file: AtomicFile, wanted: Mapping[str, str]) -> NoReturn:
                 raise DataError(f"{where}: holds a NUL byte; save the file as UTF-8 text")
             if key in ("time", "rating") and not _is_number(value):
                 raise DataError(f"{where}: '{value[:60]}' is not a number; mend or remove the line")
-    raise DataError(f"{file.path}: cannot be read as a tab separated table; save it as UTF-8 with one tab per field")
+    raise DataError(f"{file.path}: not a tab separated table; save it as UTF-8 with one tab between fields")
 
 
 def _is_number(text: str) -> bool:

@@ -14,7 +14,7 @@ from recbole_kd.data.spec import DatasetSpec, FilterSpec
 from recbole_kd.data.types import Dataset, IntArray, Sequences
 from recbole_kd.errors import DataError
 
-PAD_TOKEN = "[PAD]"
+PAD_TOKEN = "[PAD]"  # noqa: S105 - the padding id's name in RecBole
 DIGEST_LENGTH = 16
 
 
@@ -40,14 +40,15 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
         "time_is_position": int(_is_position(raw)),
     }
     if spec.filter.min_rating is not None and raw.rating is None:
-        raise DataError(f"{path}: filter.min_rating needs fields.rating in the dataset YAML, or set it to null")
+        raise DataError(f"{path}: filter.min_rating needs fields.rating; name the column or set it to null")
     keep, dropped = _filter(raw, spec.filter)
     if not keep.any():
-        raise DataError(f"{path}: the filters keep no interaction; lower min_rating, min_user_inter or min_item_inter")
+        raise DataError(
+            f"{path}: the filters keep no interaction; lower min_rating, min_user_inter or min_item_inter"
+        )
     users, user_tokens = _first_appearance(frame["user"], keep)
     items, item_tokens = _first_appearance(frame["item"], keep)
-    clash = (PAD_TOKEN in user_tokens[1:]) or (PAD_TOKEN in item_tokens[1:])
-    if clash:
+    if PAD_TOKEN in user_tokens[1:] or PAD_TOKEN in item_tokens[1:]:
         raise DataError(f"{path}: the id '{PAD_TOKEN}' is reserved for padding; rename it")
     times = raw.time[keep]
     order = np.lexsort((times, users))
@@ -95,15 +96,17 @@ def load_item_texts(spec: DatasetSpec) -> dict[str, dict[str, str]]:
     names = list(file.columns)
     for name in spec.text.fields:
         if name not in file.columns:
-            raise DataError(f"{file.path}, line 1: no column '{name}' (text.fields); the file has {', '.join(names)}")
+            raise DataError(
+                f"{file.path}, line 1: no column '{name}'; the file has {', '.join(names)}: mend text.fields"
+            )
     at = {name: names.index(name) for name in spec.text.fields}
     texts: dict[str, dict[str, str]] = {}
     for number, fields in file.lines():
-        token = fields[names.index(key)]
+        token, where = fields[names.index(key)], f"{file.path}, line {number}, field {key}"
         if not token.strip():
-            raise DataError(f"{file.path}, line {number}, field {key}: blank; fill it in or remove the line")
+            raise DataError(f"{where}: blank; fill it in or remove the line")
         if token in texts:
-            raise DataError(f"{file.path}, line {number}, field {key}: item '{token}' stands twice; keep one line")
+            raise DataError(f"{where}: item '{token[:60]}' stands twice; keep one line")
         texts[token] = {name: fields[i] for name, i in at.items()}
     if not texts:
         raise DataError(f"{file.path}: no rows after the header; add items or set text: null")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class ProfileRows:
         return cls(
             user=tokens,
             profile=np.zeros(len(tokens), np.int64) if profile is None else np.asarray(profile, np.int64),
-            source_user=tokens if source_user is None else np.array([str(u) for u in source_user], dtype=object),
+            source_user=tokens if source_user is None else np.array([str(u) for u in source_user], object),
             history_last=np.asarray(history_last, np.int64),
             history_hash=np.array([str(h) for h in history_hash], dtype=object),
             vector=np.asarray(vector, np.float32),
@@ -137,7 +137,7 @@ def write_embedding_file(path: str | Path, rows: ProfileRows, manifest: Mapping[
 
     path = Path(path)
     _check_rows(rows, str(path))
-    n, dimension = rows.vector.shape
+    dimension = rows.vector.shape[1]
     full = {**manifest, "format": FORMAT, "n_users": len(set(rows.user)), "dimension": dimension}
     table = pa.table(
         {
@@ -150,13 +150,12 @@ def write_embedding_file(path: str | Path, rows: ProfileRows, manifest: Mapping[
         }
     ).replace_schema_metadata({MANIFEST_KEY: json.dumps(full, sort_keys=True).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         pq.write_table(table, temporary, compression="zstd")
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return rows.digest()
 
@@ -178,7 +177,8 @@ def read_embedding_file(path: str | Path) -> tuple[ProfileRows, dict[str, Any]]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ProfileError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:120]})") from None
+        why = str(error).splitlines()[0][:120]
+        raise ProfileError(f"{path}: not a readable parquet file ({why}); write it anew") from None
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise ProfileError(f"{path}, field {missing[0]}: column is missing; expected {', '.join(COLUMNS)}")
@@ -198,8 +198,8 @@ def read_embedding_file(path: str | Path) -> tuple[ProfileRows, dict[str, Any]]:
     _check_rows(rows, str(path))
     if manifest.get("dimension", rows.vector.shape[1]) != rows.vector.shape[1]:
         raise ProfileError(
-            f"{path}, field vector: dimension {rows.vector.shape[1]} but the manifest says {manifest['dimension']}; "
-            "write the file anew"
+            f"{path}, field vector: dimension {rows.vector.shape[1]} but the manifest says "
+            f"{manifest['dimension']}; write the file anew"
         )
     return rows, manifest
 
@@ -244,31 +244,34 @@ def load_profiles(path: str | Path, split: Split, *, trust_unverified: bool) -> 
     mask = np.zeros(shape, bool)
     vectors[user_ids, rows.profile] = rows.vector
     mask[user_ids, rows.profile] = True
-    coverage = float(mask.any(axis=1)[split.train.users].mean())
+    covered = np.asarray(mask.any(axis=1))
+    coverage = float(covered[split.train.users].mean())
     return ProfileTable(vectors, mask, manifest, coverage, rows.digest(), verified)
 
 
-def _guard(rows: ProfileRows, ids: Mapping[str, int], split: Split, manifest: Mapping[str, Any], path: Path) -> None:
+def _guard(
+    rows: ProfileRows, ids: Mapping[str, int], split: Split, manifest: Mapping[str, Any], path: Path
+) -> None:
     """Refuse every row whose history is not a prefix of its source user's train sequence."""
     train = split.train
     row_of = np.full(split.dataset.n_users, -1)
     row_of[train.users] = np.arange(len(train))
-    hashed = HistoryHasher(split.dataset.item_tokens)
+    hashed = HistoryHasher(split.dataset.item_tokens.tolist())
     known: dict[tuple[int, int], str] = {}
     same = manifest.get("split_digest") == split.digest
     mend = "the file is damaged, write it anew" if same else "build the profiles for the split in use"
-    for r, (token, last, stated) in enumerate(zip(rows.source_user, rows.history_last.tolist(), rows.history_hash)):
-        user = ids[token]
+    for r, token in enumerate(rows.source_user):
+        user, last = ids[token], int(rows.history_last[r])
         items = train.row(row_of[user]) if row_of[user] >= 0 else train.items[:0]
         where = f"{path}, row {r}, source_user '{token}'"
         if last > len(items):
             raise LeakageError(
-                f"{where}, field history_last: {last} but this user's train part has {len(items)} interactions, so "
-                f"the profile saw validation or test items; {mend}"
+                f"{where}, field history_last: {last}, but this user's train part has {len(items)} "
+                f"interactions, so the profile saw validation or test items; {mend}"
             )
         if (user, last) not in known:
             known[user, last] = hashed(items[:last].tolist())
-        if known[user, last] != stated:
+        if known[user, last] != rows.history_hash[r]:
             raise LeakageError(
                 f"{where}, field history_hash: the profile was not written from the first {last} train "
                 f"interactions of this user; {mend}"
@@ -278,7 +281,7 @@ def _guard(rows: ProfileRows, ids: Mapping[str, int], split: Split, manifest: Ma
 def _check_rows(rows: ProfileRows, where: str) -> None:
     n = len(rows.user)
     if rows.vector.ndim != 2 or rows.vector.shape[1] == 0:
-        raise ProfileError(f"{where}, field vector: expected one vector per row, got shape {rows.vector.shape}")
+        raise ProfileError(f"{where}, field vector: shape {rows.vector.shape}; give one vector per row")
     if n == 0:
         raise ProfileError(f"{where}: no rows; build the profiles first")
     columns = (rows.profile, rows.source_user, rows.history_last, rows.history_hash, rows.vector)
@@ -287,7 +290,8 @@ def _check_rows(rows: ProfileRows, where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(rows.vector).all(axis=1))
     if len(bad):
         raise ProfileError(
-            f"{where}, row {bad[0]}, field vector: NaN or infinite (user '{rows.user[bad[0]]}'); encode this text anew"
+            f"{where}, row {bad[0]}, field vector: NaN or infinite (user '{rows.user[bad[0]]}'); "
+            "encode this text anew"
         )
     for name, column in (("profile", rows.profile), ("history_last", rows.history_last)):
         if (column < 0).any():
@@ -297,9 +301,11 @@ def _check_rows(rows: ProfileRows, where: str) -> None:
     if len(gaps):
         raise ProfileError(f"{where}, field profile: indices must be 0..K-1 without a gap")
     seen: set[tuple[str, int]] = set()
-    for r, pair in enumerate(zip(rows.user, rows.profile.tolist())):
+    for r, pair in enumerate(zip(rows.user, rows.profile.tolist(), strict=True)):
         if pair in seen:
-            raise ProfileError(f"{where}, row {r}: user '{pair[0]}', profile {pair[1]} stands twice; keep one row")
+            raise ProfileError(
+                f"{where}, row {r}: user '{pair[0]}', profile {pair[1]} stands twice; keep one row"
+            )
         seen.add(pair)
 
 
@@ -311,10 +317,12 @@ def _manifest(metadata: Mapping[bytes, bytes] | None, path: Path) -> dict[str, A
         manifest = None
     if not isinstance(manifest, dict):
         raise ProfileError(
-            f"{path}: no recbole_kd manifest in the schema metadata; write it with 'run_benchmark.py profiles build'"
+            f"{path}: no recbole_kd manifest in the schema metadata; "
+            "write the file with 'run_benchmark.py profiles build'"
         )
     if manifest.get("format") != FORMAT:
-        raise ProfileError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}; build it anew")
+        stated = manifest.get("format")
+        raise ProfileError(f"{path}: format {stated!r}, this version reads {FORMAT}; build it anew")
     return manifest
 
 
@@ -325,11 +333,11 @@ def _vectors(column: Any, path: Path) -> NDArray[np.float32]:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ProfileError(f"{path}, field vector: type {kind}; expected fixed_size_list<float32>")
     lengths = np.array(column.value_lengths() if not pa.types.is_fixed_size_list(kind) else [kind.list_size])
-    ragged = np.flatnonzero(lengths != lengths[0]) if len(lengths) else []
+    ragged = np.flatnonzero(lengths != lengths[:1])
     if len(ragged):
         raise ProfileError(
-            f"{path}, row {ragged[0]}, field vector: dimension {lengths[ragged[0]]}, other rows have {lengths[0]}; "
-            "encode all texts with the same encoder and reduction"
+            f"{path}, row {ragged[0]}, field vector: dimension {lengths[ragged[0]]}, other rows have "
+            f"{lengths[0]}; encode all texts with the same encoder and reduction"
         )
     flat = column.flatten()
     if not (pa.types.is_floating(flat.type) and flat.null_count == 0):
@@ -340,8 +348,8 @@ def _vectors(column: Any, path: Path) -> NDArray[np.float32]:
 def _read_npz(path: Path, trust_unverified: bool) -> tuple[ProfileRows, dict[str, Any]]:
     if not trust_unverified:
         raise ProfileError(
-            f"{path}: an .npz carries no provenance, so leakage cannot be ruled out; set trust_unverified: true to use "
-            "it all the same (every table will say so)"
+            f"{path}: an .npz carries no provenance, so leakage cannot be ruled out; set trust_unverified: "
+            "true to use it all the same (every table will say so)"
         )
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -354,7 +362,8 @@ def _read_npz(path: Path, trust_unverified: bool) -> tuple[ProfileRows, dict[str
         vectors = vectors[:, None, :]
     if vectors.ndim != 3 or users.shape != vectors.shape[:1] or vectors.dtype.kind not in "fiu":
         raise ProfileError(
-            f"{path}, field vectors: shape {vectors.shape} does not fit users {users.shape}; expected [R, D] or [R, K, D]"
+            f"{path}, field vectors: shape {vectors.shape} does not fit users {users.shape}; "
+            "expected [R, D] or [R, K, D]"
         )
     n, k, dimension = vectors.shape
     rows = ProfileRows.build(

@@ -8,6 +8,7 @@ ids of ``load_dataset``; the full view checks that RecBole comes to the same one
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,26 @@ from recbole_kd.errors import DataError
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
 STEM = "interactions"
 # Cells that pandas, and so RecBole, takes for a missing value.
-_READ_AS_MISSING = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-     "NULL", "NaN", "None", "n/a", "nan", "null"]
-)  # fmt: skip
+_READ_AS_MISSING = {
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-1.#IND",
+    "-1.#QNAN",
+    "-NaN",
+    "-nan",
+    "1.#IND",
+    "1.#QNAN",
+    "<NA>",
+    "N/A",
+    "NA",
+    "NULL",
+    "NaN",
+    "None",
+    "n/a",
+    "nan",
+    "null",
+}
 
 
 class Catalogue:
@@ -137,10 +154,13 @@ def recbole_loaders(
             "save_dataloaders": False,
         }
         config = _config(model, {**hparams, **fixed}, max_item_list_length, device, folder)
-        full = SequentialDataset(config)
+        with warnings.catch_warnings():
+            # pandas 3 will ignore RecBole's chained fillna; nothing is blank here.
+            warnings.simplefilter("ignore", FutureWarning)
+            full = SequentialDataset(config)
         for field, tokens in ((USER, dataset.user_tokens), (ITEM, dataset.item_tokens)):
             if list(full.field2id_token[field]) != list(tokens):
-                raise RuntimeError(f"RecBole numbers the {field} of {dataset.name} otherwise than load_dataset")
+                raise RuntimeError(f"{dataset.name}: RecBole numbers {field} otherwise than load_dataset")
         train, valid, test = data_preparation(config, full)
     for loader, ours in ((valid, split.valid), (test, split.test)):
         _check_targets(loader.dataset.inter_feat, ours, dataset.name)
@@ -199,17 +219,15 @@ def _refuse_unreadable(dataset: Dataset) -> None:
         for token in tokens:
             if token in _READ_AS_MISSING or '"' in token:
                 raise DataError(
-                    f"dataset {dataset.name}, field {field}: RecBole's reader takes the id '{token[:60]}' for a missing "
-                    "value or a quotation; rename it, or train in sequence mode"
+                    f"dataset {dataset.name}, field {field}: RecBole's reader takes the id '{token[:60]}' "
+                    "for a missing value or a quotation; rename it, or train in sequence mode"
                 )
 
 
 def _check_targets(rows: Any, ours: EvalSet, name: str) -> None:
     users, items = rows[USER].numpy(), rows[ITEM].numpy()
     order = np.argsort(users, kind="stable")
-    if not (
-        np.array_equal(users[order], ours.history.users) and np.array_equal(items[order], ours.targets)
-    ):
+    if not (np.array_equal(users[order], ours.history.users) and np.array_equal(items[order], ours.targets)):
         raise DataError(
             f"dataset {name}: prefix mode splits with RecBole, which knows leave-one-out only; "
             "set split.protocol: leave-one-out or train in sequence mode"

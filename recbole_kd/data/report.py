@@ -41,20 +41,23 @@ def split_report_lines(report: dict[str, Any]) -> list[str]:
     """Render ``split_report`` as the lines of the box, short users always named."""
     counts, kept = report["counts"], report["filter"]
     rule = "iterated" if kept["iterate"] else "once"
+    rating = "any rating" if kept["min_rating"] is None else f"rating >= {kept['min_rating']:g}"
     lines = [
         f"{report['dataset']}: {report['users']:,} users, {report['items']:,} items, "
         f"{report['interactions']:,} interactions, {report['mean_length']:.1f} per user, "
         f"density {report['density']:.2%}",
-        f"filter: rating >= {kept['min_rating']}, user >= {kept['min_user_inter']}, item >= "
+        f"filter: {rating}, interactions of a user >= {kept['min_user_inter']}, of an item >= "
         f"{kept['min_item_inter']} ({rule}); dropped {counts['dropped_by_rating']:,} by rating, "
         f"{counts['dropped_by_count']:,} by count",
         f"split: {report['split']} ({report['split_description']})",
         f"train {counts['train_users']:,} users, {counts['train_interactions']:,} interactions; "
         f"valid {counts['valid_users']:,} users; test {counts['test_users']:,} users",
-        f"targets never trained: valid {counts['cold_valid_targets']:,}, test {counts['cold_test_targets']:,}",
+        f"targets never trained: valid {counts['cold_valid_targets']:,}, "
+        f"test {counts['cold_test_targets']:,}",
         f"candidates: {report['candidates']}; seen items: {report['seen_items']}",
     ]
     short = {k: v for k, v in counts.items() if k.startswith(("users_with_", "test_users_"))}
     if any(short.values()):
-        lines.insert(4, "short users: " + ", ".join(f"{k.replace('_', ' ')}: {v:,}" for k, v in short.items()))
+        named = ", ".join(f"{key.replace('_', ' ')}: {value:,}" for key, value in short.items())
+        lines.insert(4, f"short users: {named}")
     return lines

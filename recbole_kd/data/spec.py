@@ -1,21 +1,17 @@
-"""What a dataset YAML may say (``properties/dataset/*.yaml``), and how it is read."""
+"""What a dataset YAML may say (``properties/dataset/*.yaml``)."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from recbole_kd.errors import SpecError
 from recbole_kd.strict import Strict
 
 DATA_ROOT_VARIABLE = "RECBOLE_KD_DATA"
-PROPERTIES = Path(__file__).resolve().parents[2] / "properties" / "dataset"
 
 
 class FieldSpec(Strict):
@@ -66,7 +62,9 @@ class SplitSpec(Strict):
 class DatasetSpec(Strict):
     """A dataset in RecBole atomic files and its protocol."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="file stem: <name>.inter, <name>.item")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="file stem: <name>.inter, <name>.item"
+    )
     domain: Literal["movies", "beauty", "games", "generic"] = Field(description="vocabulary of the prompts")
     source: Literal["recbole", "path"]
     path: str | None = Field(description="folder of the atomic files, for source: path")
@@ -106,64 +104,16 @@ def packaged_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "dataset_example" / name
 
 
-def read_dataset_spec(source: str | Path, overrides: Mapping[str, Any] | None = None) -> DatasetSpec:
-    """Read a dataset YAML.
-
-    Parameters
-    ----------
-    source : path of a YAML file, or the name of one in ``properties/dataset``
-    overrides : mapping, optional
-        Values that replace those of the file; nested mappings are merged.
+def read_dataset_spec(name: str) -> DatasetSpec:
+    """Read ``properties/dataset/<name>.yaml``, or the YAML file at the path ``name``.
 
     Raises
     ------
     SpecError
-        Missing file, bad YAML, unknown key (with the nearest known one), bad value.
+        Missing file, bad YAML, unknown key, bad value; with file and line.
     """
-    path = Path(source)
-    if not path.is_file():
-        named = PROPERTIES / f"{source}.yaml"
-        if not named.is_file():
-            known = ", ".join(sorted(p.stem for p in PROPERTIES.glob("*.yaml")))
-            raise SpecError(f"{source}: no such dataset file; give a path or one of: {known}")
-        path = named
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise SpecError(f"{path}: expected 'key: value' lines")
-    return parse_dataset_spec(_merge(raw, overrides or {}), str(path))
+    # The YAML reader with line numbers lives with the runner and is needed by callers from Python only.
+    from recbole_kd.benchmark import properties
+    from recbole_kd.benchmark.validate import validated
 
-
-def parse_dataset_spec(raw: Mapping[str, Any], where: str) -> DatasetSpec:
-    """Validate ``raw``; ``where`` names it in errors."""
-    try:
-        return DatasetSpec.model_validate(dict(raw))
-    except ValidationError as error:
-        raise SpecError(f"{where}: {_first_problem(error)}") from error
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    if over.get("path") and "source" not in over and "source" in merged:
-        merged["source"] = "path"
-    return merged
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(p) for p in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{place}: {message}" if place else message
-    model: Any = DatasetSpec
-    for part in problem["loc"][:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        options = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        model = options[0]
-    near = difflib.get_close_matches(str(problem["loc"][-1]), list(model.model_fields), n=1, cutoff=0)
-    return f"unknown key '{place}'; did you mean '{near[0]}'?"
+    return validated(DatasetSpec, properties.load("dataset", name), "dataset")

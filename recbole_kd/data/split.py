@@ -56,8 +56,8 @@ def make_split(dataset: Dataset, spec: SplitSpec) -> Split:
         if not len(part):
             longest = int(dataset.sequences.lengths.max())
             raise DataError(
-                f"dataset {dataset.name}: {spec.protocol} leaves nobody to {what} (users {dataset.n_users - 1}, "
-                f"longest history {longest}; a user needs 4 interactions for all three parts): "
+                f"dataset {dataset.name}: {spec.protocol} leaves nobody to {what} ({dataset.n_users - 1} "
+                f"users, longest history {longest}; all three parts need 4 interactions of one user): "
                 "loosen the filter, change split in the dataset YAML or bring longer histories"
             )
     seen = np.bincount(train.items, minlength=dataset.n_items) > 0
@@ -71,7 +71,8 @@ def make_split(dataset: Dataset, spec: SplitSpec) -> Split:
         "items_without_train": int((~seen[1:]).sum()),
     } | counts
     name = {"dataset": dataset.digest, "protocol": spec.protocol}
-    return Split(dataset, train, valid, test, digest(name | {k: getattr(spec, k) for k in chosen.uses}), counts)
+    name |= {field: getattr(spec, field) for field in chosen.uses}
+    return Split(dataset, train, valid, test, digest(name), counts)
 
 
 def take(sequences: Sequences, rows: IntArray, lengths: IntArray) -> Sequences:
@@ -87,7 +88,11 @@ def _targets(sequences: Sequences, rows: IntArray, at: IntArray) -> EvalSet:
     return EvalSet(take(sequences, rows, at), sequences.items[sequences.offsets[rows] + at])
 
 
-@protocol("leave-one-out", (), "last item tests, last but one validates, the rest trains (RecBole LS: valid_and_test)")
+@protocol(
+    "leave-one-out",
+    (),
+    "last item tests, last but one validates, the rest trains; RecBole LS: valid_and_test",
+)
 def _leave_one_out(dataset: Dataset, spec: SplitSpec) -> Parts:
     """Split as RecBole does: 2-item users only train, 3-item users train and test, 4+ do all."""
     sequences = dataset.sequences
@@ -103,7 +108,7 @@ def _leave_one_out(dataset: Dataset, spec: SplitSpec) -> Parts:
 @protocol(
     "temporal",
     ("seed", "quantile", "valid_user_share"),
-    "one cut on the global timeline; later users test on their last item, drawn train users validate (ECIR 2026)",
+    "one cut on the global timeline; later users test on their last item, drawn train users validate",
 )
 def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
     """Split at the ``quantile`` of all times (Severin et al., ECIR 2026; arXiv 2408.12008).
@@ -115,8 +120,8 @@ def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
     """
     if dataset.counts.get("time_is_position"):
         raise DataError(
-            f"dataset {dataset.name}: the time column is the position in each user's history, which has no global "
-            "timeline; use protocol: leave-one-out or a file with real times"
+            f"dataset {dataset.name}: the time column is the position in each user's history, so there is no "
+            "global timeline; use protocol: leave-one-out or a file with real times"
         )
     sequences, times = dataset.sequences, dataset.times
     cut = float(np.quantile(times, spec.quantile))
@@ -136,8 +141,9 @@ def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
         "interactions_after_cut": int((times > cut).sum()),
         "cut_time": int(cut),
     }
+    train = take(sequences, trained, before[trained])
     valid = _targets(sequences, drawn, before[drawn] - 1)
-    return take(sequences, trained, before[trained]), valid, _targets(sequences, tested, n[tested] - 1), counts
+    return train, valid, _targets(sequences, tested, n[tested] - 1), counts
 
 
 def _draw(rows: IntArray, size: int, seed: int) -> NDArray[np.int64]:
