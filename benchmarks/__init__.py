@@ -1,0 +1,1 @@
+"""Speed and quality against RecBole and RecTools; each script explains itself with ``--help``."""

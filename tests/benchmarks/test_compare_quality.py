@@ -1,0 +1,126 @@
+"""Curve reading and paired comparison against hand calculation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import compare_quality
+from benchmarks.bench_students import Reach, Timing, table, timing
+from benchmarks.common import Clock, Curve, Point, first_reach, read_curve
+
+
+def point(cpu: float, ndcg: float, *, epoch_end: bool = False, epoch: int = 1, step: int = 10) -> Point:
+    return Point(epoch, step, cpu, cpu, ndcg, 0.0, epoch_end, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "first", "held"),
+    [
+        ([0.01, 0.05, 0.04, 0.06, 0.07], 1, 3),
+        ([0.05, 0.05], 0, 0),
+        ([0.06, 0.04], 0, None),
+        ([0.01, 0.02], None, None),
+    ],
+)
+def test_first_and_held(values: list[float], first: int | None, held: int | None) -> None:
+    points = [point(float(i), v) for i, v in enumerate(values)]
+    for want, found in (
+        (first, first_reach(points, 0.05, held=False)),
+        (held, first_reach(points, 0.05, held=True)),
+    ):
+        assert (None if found is None else int(found.cpu)) == want
+
+
+def test_curve_is_readable_while_the_run_goes_on(tmp_path: Path) -> None:
+    curve = Curve(tmp_path, Clock())
+    curve.add(epoch=1, step=5, ndcg=0.1, recall=0.2, epoch_end=True)
+    assert read_curve(tmp_path) == curve.points
+    curve.add(epoch=2, step=9, ndcg=0.2, recall=0.3, epoch_end=True)
+    assert [p.step for p in read_curve(tmp_path)] == [5, 9]
+
+
+def test_epoch_seconds_are_measured_or_scaled_up() -> None:
+    summary = {"system": "RecBole", "model": "SASRec", "cpu_seconds": 9.0, "ended": "", "steps_per_epoch": 40}
+    scaled = timing(summary, [point(9.0, 0.1, step=10)], (0.05, 0.2))
+    assert scaled.epoch_cpu == 36.0
+    assert scaled.epoch_is_scaled
+    assert scaled.reach == [Reach(0.05, 9.0, 9.0), Reach(0.2, None, None)]
+    measured = timing(summary, [point(9.0, 0.1, epoch_end=True, epoch=3), point(11.0, 0.1, epoch=4)], (0.05,))
+    assert measured.epoch_cpu == 3.0
+    assert not measured.epoch_is_scaled
+
+
+def test_table_gives_no_ratio_for_what_was_not_reached() -> None:
+    def one(system: str, seconds: float | None) -> Timing:
+        return Timing(system, "SASRec", 5.0, False, 50.0, 0.06, 500.0, "", [Reach(0.05, seconds, None)])
+
+    text = table([one("recbole_kd", 10.0), one("RecBole", 200.0)])
+    assert "| SASRec | CPU-s to valid NDCG@10 0.05, first | 10.0 | 200.0 | 20.0x |" in text
+    assert "| SASRec | CPU-s to valid NDCG@10 0.05, held | not reached | not reached |  |" in text
+
+
+def ranks_file(path: Path, ranks: list[float], items: str = "abcd") -> Path:
+    users = [f"u{i}" for i in range(len(ranks))]
+    frame = pd.DataFrame({"split": "test", "user": users, "item": list(items[: len(ranks)]), "rank": ranks})
+    frame.sample(frac=1, random_state=len(path.name)).to_parquet(path)
+    return path
+
+
+def test_paired_difference_by_hand(tmp_path: Path) -> None:
+    seeds = [
+        ranks_file(tmp_path / "s1.parquet", [1, 3, 11, 1]),
+        ranks_file(tmp_path / "s22.parquet", [1, 1, 1, 11]),
+    ]
+    reference = ranks_file(tmp_path / "reference.parquet", [1, 1, 11, 11])
+    ndcg, recall = compare_quality.compare(
+        compare_quality.read_side(seeds, "test", "rank"),
+        compare_quality.read_side([reference], "test", "rank"),
+    )
+    assert recall.ours == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
+    assert recall.reference == pytest.approx(0.5)
+    assert ndcg.difference == pytest.approx(((1 - 1) + (0.75 - 1) + 0.5 + 0.5) / 4)
+    assert ndcg.low <= ndcg.difference <= ndcg.high
+    assert ndcg.n_users == 4
+
+
+def test_interval_agrees_with_the_normal_approximation() -> None:
+    difference = np.random.default_rng(1).normal(0.01, 0.2, 900)
+    low, high = compare_quality.interval(difference, seed=0)
+    half = 1.96 * difference.std(ddof=1) / 30
+    assert low == pytest.approx(difference.mean() - half, abs=half / 15)
+    assert high == pytest.approx(difference.mean() + half, abs=half / 15)
+
+
+def test_other_targets_are_refused(tmp_path: Path) -> None:
+    one = ranks_file(tmp_path / "one.parquet", [1, 2])
+    other = ranks_file(tmp_path / "other.parquet", [1, 2], items="xy")
+    with pytest.raises(ValueError, match="do not have the same test targets"):
+        compare_quality.read_side([one, other], "test", "rank")
+    sides = [compare_quality.read_side([p], "test", "rank") for p in (one, other)]
+    with pytest.raises(ValueError, match="share 0 of 2"):
+        compare_quality.compare(*sides)
+
+
+def test_runs_of_one_variant_are_found(tmp_path: Path) -> None:
+    def cell(variant: str, seed: int) -> dict:
+        return {
+            "dataset": "d",
+            "backbone": "SASRec",
+            "variant": variant,
+            "seed": seed,
+            "run": f"../runs/{variant}{seed}",
+        }
+
+    path = tmp_path / "experiment.json"
+    path.write_text(
+        json.dumps({"cells": [cell("plain", 1), cell("kd", 1), cell("plain", 2)]}), encoding="utf-8"
+    )
+    found = compare_quality.from_experiment(path, "d", "SASRec", "plain")
+    assert [p.name for p in found] == ["plain1", "plain2"]
+    with pytest.raises(SystemExit, match="no cell"):
+        compare_quality.from_experiment(path, "d", "GRU4Rec", "plain")
