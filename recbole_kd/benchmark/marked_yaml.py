@@ -51,6 +51,14 @@ class MarkedDict(dict[str, Any]):
         self[key] = value
         self.marks[key] = mark
 
+    def without(self, *keys: str) -> MarkedDict:
+        """Copy that lacks ``keys``."""
+        result = MarkedDict(self.mark)
+        for key, value in self.items():
+            if key not in keys:
+                result.put(key, value, self.where(key))
+        return result
+
     def where(self, key: str) -> Mark:
         """Mark of ``key``, or of the mapping when the key is not in it."""
         return self.marks.get(key, self.mark)

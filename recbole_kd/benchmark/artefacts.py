@@ -1,0 +1,246 @@
+"""What cells share, built once per results folder: splits and the teachers' embedding files.
+
+Everything lies in ``<results>/cache`` under its content address. A lock that dies with its
+process lets exactly one builder work while others wait for its result.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import signal
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_kd.benchmark.locks import wait_lock
+from recbole_kd.benchmark.spec import CellSpec, PlannedCell
+from recbole_kd.data.types import Dataset, EvalSet, Sequences, Split
+from recbole_kd.errors import StoreError
+from recbole_kd.strict import digest
+
+if TYPE_CHECKING:
+    from recbole_kd.data.profile_table import ProfileTable
+
+# Raised when the layout of a stored split changes.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """Files that a cell reads, and the share of train users that its teacher knows."""
+
+    split: Path
+    teacher: Path | None
+    coverage: float | None
+
+
+def split_key(cell: CellSpec) -> str:
+    """Content address of the split of a cell."""
+    spec = cell.dataset
+    parts = {
+        "format": _FORMAT,
+        "inter": cell.dataset_source["inter"],
+        "name": spec.name,
+        "fields": spec.fields.canonical(),
+        "filter": spec.filter.canonical(),
+        "split": spec.split.canonical(),
+    }
+    return digest(parts)
+
+
+def split_file(results: Path, cell: CellSpec) -> Path:
+    """Return the stored split of a cell, making it first where it is missing.
+
+    Raises
+    ------
+    DataError
+        The dataset is malformed or leaves nobody to test; nothing is written.
+    StoreError
+        The results folder cannot be written.
+    """
+    from recbole_kd.data.load import load_dataset
+    from recbole_kd.data.split import make_split
+
+    key = split_key(cell)
+    path = results / "cache" / "splits" / f"{key}.npz"
+    if not path.is_file():
+        split = make_split(load_dataset(cell.dataset), cell.dataset.split)
+        with wait_lock(results, f"split-{key}"):
+            if not path.is_file():
+                _write_split(path, split)
+    return path
+
+
+def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:
+    """Make (or find) the split and the teacher file of every cell, and try every student on them.
+
+    A bad value or a bad file is thus found before any cell runs.
+
+    Returns
+    -------
+    dict
+        Cell digest -> files.
+
+    Raises
+    ------
+    UserError
+    """
+    from recbole_kd.benchmark import rooms
+
+    splits: dict[str, Split] = {}
+    tables: dict[str, tuple[Path, ProfileTable]] = {}
+    tried: set[str] = set()
+    result = {}
+    for cell in planned:
+        path = split_file(results, cell.spec)
+        key = path.name
+        if key not in splits:
+            splits[key] = read_split(path)
+        files, dimension = Artefacts(path, None, None), None
+        if cell.spec.teacher is not None:
+            name = digest([cell.spec.teacher, cell.spec.teacher_source, key, cell.spec.dataset.canonical()])
+            if name not in tables:
+                tables[name] = rooms.teacher_table(results, cell.spec, splits[key])
+            file, table = tables[name]
+            files, dimension = Artefacts(path, file, table.coverage), table.vectors.shape[-1]
+        student = digest([cell.spec.student.canonical(), dimension])
+        if student not in tried:
+            tried.add(student)
+            _try_student(cell, dimension)
+        result[cell.cell] = files
+    return result
+
+
+def _try_student(cell: PlannedCell, dimension: int | None) -> None:
+    """Build a student on a toy catalogue and attach a teacher of the right dimension."""
+    import torch
+
+    from recbole_kd.models.build import build_student
+
+    spec = cell.spec.student
+    model = build_student(spec.model, spec.hparams, n_items=4, max_len=8, seed=0)
+    if spec.distill is not None and dimension is not None:
+        model.attach_teacher(spec.distill, torch.eye(3, dimension), torch.ones(3, dtype=torch.bool), 0)
+
+
+def build_in_child(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:
+    """Like :func:`build`, in a process of its own, so that its memory (a language model's) is given back.
+
+    Raises
+    ------
+    UserError
+        As :func:`build`; or the process was killed.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_in_child) as pool:
+        try:
+            return pool.submit(build, results, list(planned)).result()
+        except BrokenProcessPool as error:
+            raise StoreError(
+                "the process that builds splits and teachers was killed (out of memory?)"
+            ) from error
+
+
+def _in_child() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Standard output belongs to the driver (--json); what a builder prints goes beside it.
+    os.dup2(2, 1)
+
+
+def read_split(path: Path) -> Split:
+    """Read a stored split.
+
+    Raises
+    ------
+    StoreError
+        The file is damaged; it says so and names the mend.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            data = {name: stored[name] for name in stored.files}
+        meta = json.loads(bytes(data.pop("meta")).decode())
+        dataset = Dataset(
+            name=meta["name"],
+            user_tokens=_tokens(data, "user_tokens"),
+            item_tokens=_tokens(data, "item_tokens"),
+            sequences=_sequences(data, "all"),
+            times=data["times"],
+            ratings=data.get("ratings"),
+            counts=meta["dataset_counts"],
+            digest=meta["dataset_digest"],
+            file_rows=data.get("file_rows"),
+        )
+        parts = {name: EvalSet(_sequences(data, name), data[f"{name}_targets"]) for name in ("valid", "test")}
+        return Split(
+            dataset, _sequences(data, "train"), parts["valid"], parts["test"], meta["digest"], meta["counts"]
+        )
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path}: damaged ({error}); delete it and run the same command again") from error
+
+
+def _write_split(path: Path, split: Split) -> None:
+    dataset = split.dataset
+    arrays: dict[str, NDArray[Any]] = {"times": dataset.times}
+    for name in ("ratings", "file_rows"):
+        column = getattr(dataset, name)
+        if column is not None:
+            arrays[name] = column
+    for name in ("user_tokens", "item_tokens"):
+        text = json.dumps([str(token) for token in getattr(dataset, name)])
+        arrays[name] = np.frombuffer(text.encode(), np.uint8)
+    groups = {"all": dataset.sequences, "train": split.train}
+    groups |= {"valid": split.valid.history, "test": split.test.history}
+    for name, sequences in groups.items():
+        for column in ("users", "offsets", "items"):
+            arrays[f"{name}_{column}"] = getattr(sequences, column)
+    for name in ("valid", "test"):
+        arrays[f"{name}_targets"] = getattr(split, name).targets
+    meta = {
+        "name": dataset.name,
+        "dataset_counts": dataset.counts,
+        "dataset_digest": dataset.digest,
+        "digest": split.digest,
+        "counts": split.counts,
+    }
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name in the same folder and rename it.
+
+    Raises
+    ------
+    StoreError
+    """
+    tmp = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(3)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp.write_bytes(content)
+        os.replace(tmp, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def _tokens(data: dict[str, NDArray[Any]], name: str) -> NDArray[np.object_]:
+    return np.array(json.loads(bytes(data[name]).decode()), dtype=object)
+
+
+def _sequences(data: dict[str, NDArray[Any]], name: str) -> Sequences:
+    return Sequences(data[f"{name}_users"], data[f"{name}_offsets"], data[f"{name}_items"])

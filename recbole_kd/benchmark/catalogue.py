@@ -1,0 +1,48 @@
+"""What experiments can name, with one line about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from recbole_kd.benchmark import properties
+from recbole_kd.benchmark.marked_yaml import load_marked
+
+Entries = list[tuple[str, str]]
+
+
+def entries(kind: str) -> Entries:
+    """Names and descriptions of one kind: datasets, models, teachers, experiments, objectives."""
+    return _KINDS[kind]()
+
+
+def _yaml(kind: str) -> Callable[[], Entries]:
+    return lambda: [(name, _about(properties.find(kind, name))) for name in properties.names(kind)]
+
+
+def _about(path: Path) -> str:
+    """The comment at the head of a YAML file, or its description."""
+    described = load_marked(path).get("description")
+    if isinstance(described, str):
+        return described
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or line.strip() == "#":
+            break
+        lines.append(line.lstrip("# ").rstrip())
+    return " ".join(lines)
+
+
+def _objectives() -> Entries:
+    from recbole_kd.objectives.registry import OBJECTIVES
+
+    return [(name, (function.__doc__ or "").strip().split("\n")[0]) for name, function in OBJECTIVES.items()]
+
+
+_KINDS: dict[str, Callable[[], Entries]] = {
+    "datasets": _yaml("dataset"),
+    "models": _yaml("model"),
+    "teachers": _yaml("profile"),
+    "experiments": _yaml("experiment"),
+    "objectives": _objectives,
+}

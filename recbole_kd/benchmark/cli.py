@@ -1,0 +1,204 @@
+"""The command line: thin verbs over the rooms; nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recbole_kd.errors import UserError
+
+if TYPE_CHECKING:
+    from recbole_kd.benchmark.console import Reporter
+    from recbole_kd.benchmark.engines import Engine
+    from recbole_kd.benchmark.resolve import Experiment
+    from recbole_kd.benchmark.spec import PlannedCell
+
+EXAMPLES = """
+Examples:
+
+  python run_benchmark.py run quickstart
+
+  python run_benchmark.py plan properties/experiment/quickstart.yaml
+
+  python run_benchmark.py run quickstart --only 'backbone=SASRec & seed=1'
+
+  python run_benchmark.py list datasets
+"""
+
+app = typer.Typer(
+    help="Does distilling LLM-written user profiles into sequential recommenders help? Sweeps to find out.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ExperimentArg = Annotated[
+    str, typer.Argument(help="An experiment YAML, or its name in properties/experiment.")
+]
+ResultsOpt = Annotated[Path, typer.Option("--results", help="Folder of all runs and tables.")]
+OnlyOpt = Annotated[
+    str | None, typer.Option("--only", help="Only these cells: 'backbone=SASRec & seed=1,2'.")
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures and the final table only.")]
+WorkersOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", "-j", min=0, help="Cells at a time; 0 = in this process. Default: one per core or GPU."
+    ),
+]
+SchedulerOpt = Annotated[
+    str | None, typer.Option("--scheduler", help="A running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
+]
+DeviceOpt = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto (cuda where there is one).")]
+
+RESULTS = Path("results")
+
+
+@app.command(epilog="Example: python run_benchmark.py run quickstart")
+def run(
+    experiment: ExperimentArg,
+    results: ResultsOpt = RESULTS,
+    only: OnlyOpt = None,
+    workers: WorkersOpt = None,
+    scheduler: SchedulerOpt = None,
+    device: DeviceOpt = "auto",
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Run the missing cells of an experiment and write its tables; the same command resumes."""
+    from recbole_kd.benchmark.resolve import load_experiment
+
+    loaded = load_experiment(experiment)
+    _sweep(loaded, _chosen(loaded, only), results, workers, scheduler, device, quiet, as_json)
+
+
+@app.command(epilog="Example: python run_benchmark.py plan quickstart --only 'dataset=ml-100k'")
+def plan(
+    experiment: ExperimentArg,
+    results: ResultsOpt = RESULTS,
+    only: OnlyOpt = None,
+    workers: WorkersOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Print the cells, which exist, and the estimated time; changes nothing."""
+    from recbole_kd.benchmark.plan import make_plan, rows
+    from recbole_kd.benchmark.resolve import load_experiment
+
+    loaded = load_experiment(experiment)
+    chosen = _chosen(loaded, only)
+    made = make_plan(loaded.cells if chosen is None else chosen, results)
+    left = made.seconds_left(workers or _default_workers())
+    if as_json:
+        typer.echo(json.dumps({"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}))
+        return
+    from recbole_kd.benchmark.tables import plan_table, show
+
+    show(plan_table(made))
+    todo = len(made.todo())
+    tail = "nothing to run" if not todo else f"{todo} to run, time: {_known(left)}"
+    typer.echo(f"{len(made.states)} cells, {made.count('exists')} exist, {tail}")
+
+
+def _known(seconds: float | None) -> str:
+    from recbole_kd.benchmark.console import duration
+
+    return "unknown until one cell of every kind has run" if seconds is None else f"about {duration(seconds)}"
+
+
+def _chosen(experiment: Experiment, only: str | None) -> list[PlannedCell] | None:
+    if only is None:
+        return None
+    from recbole_kd.benchmark.filters import parse_filter
+
+    keep = parse_filter(only)
+    chosen = [cell for cell in experiment.cells if keep(cell)]
+    if not chosen:
+        raise UserError(f"--only '{only}' leaves no cell of {experiment.name}; see 'run_benchmark.py plan'")
+    return chosen
+
+
+def _sweep(
+    experiment: Experiment,
+    cells: list[PlannedCell] | None,
+    results: Path,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from recbole_kd.benchmark.sweep import run_sweep
+
+    engine, device = _engine(workers, scheduler, device)
+    reporter = _reporter(quiet, as_json)
+    try:
+        done = run_sweep(experiment, results, engine, reporter, device=device, cells=cells)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
+        raise typer.Exit(130) from None
+    if done.failures:
+        typer.echo(f"{len(done.failures)} cells failed; see {done.folder / 'experiment.json'}", err=True)
+        raise typer.Exit(1)
+
+
+def _reporter(quiet: bool, as_json: bool) -> Reporter:
+    from recbole_kd.benchmark.console import JsonReporter, RichReporter
+
+    return JsonReporter() if as_json else RichReporter(quiet)
+
+
+def _engine(workers: int | None, scheduler: str | None, device: str) -> tuple[Engine, str]:
+    from recbole_kd.benchmark import machine
+    from recbole_kd.benchmark.engines import DaskEngine, SerialEngine
+
+    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+        raise UserError(f"--device {device}: use cpu, cuda or auto")
+    gpus = machine.visible_gpus() if device != "cpu" else []
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if workers == 0:
+        return SerialEngine(), device
+    if scheduler is not None:
+        resources = {"GPU": 1.0} if device.startswith("cuda") else None
+        return DaskEngine(1, scheduler=scheduler, resources=resources), device
+    if device.startswith("cuda"):
+        pinned = [gpus[i % len(gpus)] for i in range(workers or len(gpus))] if gpus else []
+        return DaskEngine(1, gpus=pinned, resources={"GPU": 1.0} if pinned else None), device
+    return DaskEngine(workers or _default_workers()), device
+
+
+def _default_workers() -> int:
+    from recbole_kd.benchmark.machine import usable_cores
+
+    return usable_cores()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a :class:`UserError` becomes one line on standard error and exit status 2."""
+    _mount()
+    try:
+        app(args=arguments, standalone_mode=True)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _mount() -> None:
+    """Attach the verbs of the other modules and rooms."""
+    registered: list[Any] = [c.callback for c in app.registered_commands]
+    if len(registered) > 2:
+        return
+    from recbole_kd.benchmark import cli_inspect
+
+    cli_inspect.register(app)

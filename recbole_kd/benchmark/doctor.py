@@ -1,0 +1,119 @@
+"""Is everything here that a sweep needs? Each check looks, says what it found, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from recbole_kd.benchmark import machine, properties
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+Finding = tuple[str, str]
+
+
+class Check(NamedTuple):
+    """Result of one look."""
+
+    state: str
+    name: str
+    detail: str
+
+
+def checks() -> list[Check]:
+    """Run every check; one that breaks counts as failed and does not stop the others."""
+    found = []
+    for name, look in _CHECKS.items():
+        try:
+            state, detail = look()
+        except Exception as error:
+            state, detail = FAIL, f"{type(error).__name__}: {error}"
+        found.append(Check(state, name, machine.redact(detail)))
+    return found
+
+
+def _python() -> Finding:
+    have = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return (OK, have) if good else (FAIL, f"{have}; 3.11, 3.12 or 3.13 is needed")
+
+
+def _versions() -> Finding:
+    have = {k: v for k, v in machine.versions().items() if k != "python"}
+    missing = [name for name, value in have.items() if value is None]
+    text = ", ".join(f"{name} {value}" for name, value in have.items() if value is not None)
+    return (FAIL, f"not installed: {', '.join(missing)}; run 'make env'") if missing else (OK, text)
+
+
+def _pandas() -> Finding:
+    have = machine.versions()["pandas"] or "0"
+    if int(have.split(".")[0]) >= 3:
+        return (
+            FAIL,
+            f"pandas {have}: RecBole 1.2.1 leaves blank cells unfilled under pandas 3; install pandas<3",
+        )
+    return OK, f"pandas {have} (RecBole needs < 3)"
+
+
+def _shims() -> Finding:
+    import recbole_kd.compat  # noqa: F401
+
+    loaded = [name for name in ("ray", "recbole.quick_start") if name in sys.modules]
+    return (
+        (FAIL, f"imported by mistake: {', '.join(loaded)}") if loaded else (OK, "RecBole imports without ray")
+    )
+
+
+def _devices() -> Finding:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return OK, f"{machine.usable_cores()} cores; GPUs: {', '.join(gpus) or 'none'}"
+
+
+def _properties() -> Finding:
+    from recbole_kd.benchmark.resolve import load_experiment
+
+    names = properties.names("experiment")
+    cells = {name: len(load_experiment(name).cells) for name in names}
+    return OK, ", ".join(f"{name}: {count} cells" for name, count in cells.items())
+
+
+def _dask() -> Finding:
+    return _package("distributed", "the runner needs it; run 'make env'", FAIL)
+
+
+def _local_llm() -> Finding:
+    return _package("transformers", "only for profiles by a local model: install recbole-kd[llm-local]")
+
+
+def _api() -> Finding:
+    state, detail = _package("openai", "only for profiles through an API: install recbole-kd[api]")
+    keys = sorted(name for name in os.environ if name.endswith("_API_KEY"))
+    return state, f"{detail}; keys in the environment: {', '.join(keys) or 'none'}"
+
+
+def _tuning() -> Finding:
+    return _package("optuna", "only for 'tune': install recbole-kd[hpo]")
+
+
+def _package(name: str, mend: str, otherwise: str = WARN) -> Finding:
+    return (
+        (OK, f"{name} is installed") if find_spec(name) else (otherwise, f"{name} is not installed; {mend}")
+    )
+
+
+_CHECKS: dict[str, Callable[[], Finding]] = {
+    "python": _python,
+    "versions": _versions,
+    "pandas": _pandas,
+    "RecBole shims": _shims,
+    "devices": _devices,
+    "experiments": _properties,
+    "dask": _dask,
+    "local language model": _local_llm,
+    "API client": _api,
+    "tuning": _tuning,
+}

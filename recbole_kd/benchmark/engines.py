@@ -1,0 +1,202 @@
+"""Where cells run: in this process, on a local Dask cluster, or on a running one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+from recbole_kd.benchmark.executor import BUSY, FAILED, THREAD_VARIABLES, CellTask, Outcome, run_cell
+from recbole_kd.errors import UserError
+
+CellFunction = Callable[[CellTask], Outcome]
+Outcomes = Generator[Outcome, None, None]
+# Seconds between two looks at a cell that another driver is working on.
+_BUSY_PAUSE = 1.0
+# How often a worker may die under the same cell before that cell is called failed.
+_ALLOWED_DEATHS = 3
+
+
+class Engine(Protocol):
+    """Runs tasks and yields what became of each, in the order in which they end."""
+
+    workers: int
+
+    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+        """Run every task; ``busy`` outcomes have been tried again until they ended otherwise."""
+        ...
+
+
+class SerialEngine:
+    """One cell after the other in this process (debugging, and the reference for tests)."""
+
+    workers = 1
+
+    def __init__(self, function: CellFunction = run_cell) -> None:
+        self._function = function
+
+    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+        """See :class:`Engine`."""
+        waiting = list(tasks)
+        while waiting:
+            busy = []
+            for task in waiting:
+                outcome = self._function(task)
+                if outcome.status == BUSY:
+                    busy.append(task)
+                else:
+                    yield outcome
+            waiting = busy
+            if waiting:
+                time.sleep(_BUSY_PAUSE)
+
+
+class DaskEngine:
+    """Cells on Dask workers, one process and one torch thread per cell.
+
+    Parameters
+    ----------
+    workers : int
+        Size of the local cluster; ignored with ``scheduler``.
+    scheduler : str or None
+        Address of a running scheduler, e.g. ``tcp://10.0.0.1:8786``.
+    gpus : sequence of str
+        Values of ``CUDA_VISIBLE_DEVICES``, one worker each; empty = CPU workers.
+    resources : dict
+        Dask resources that a cell takes, e.g. ``{"GPU": 1}``.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        scheduler: str | None = None,
+        gpus: Sequence[str] = (),
+        resources: dict[str, float] | None = None,
+        function: CellFunction = run_cell,
+    ) -> None:
+        self.workers = len(gpus) or workers
+        self._scheduler = scheduler
+        self._gpus = list(gpus)
+        self._resources = resources
+        self._function = function
+
+    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+        """See :class:`Engine`."""
+        with ExitStack() as stack:
+            client = self._client(stack, len(tasks))
+            yield from self._drain(client, tasks)
+
+    def _drain(self, client: Any, tasks: Sequence[CellTask]) -> Outcomes:
+        from distributed import as_completed
+
+        by_key: dict[str, CellTask] = {}
+        futures = [self._submit(client, task, -i, by_key) for i, task in enumerate(tasks)]
+        stream = as_completed(futures, loop=client.loop)
+        for future in stream:
+            task = by_key[future.key]
+            outcome = _outcome(future, task)
+            if outcome.status == BUSY:
+                stream.add(self._submit(client, task, -len(by_key), by_key, pause=_BUSY_PAUSE))
+            else:
+                yield outcome
+            future.release()
+
+    def _submit(
+        self, client: Any, task: CellTask, priority: int, by_key: dict[str, CellTask], pause: float = 0.0
+    ) -> Any:
+        key = f"cell-{task.cell}-{len(by_key)}"
+        by_key[key] = task
+        return client.submit(
+            _paused,
+            self._function,
+            task,
+            pause,
+            key=key,
+            priority=priority,
+            pure=False,
+            resources=self._resources,
+        )
+
+    def _client(self, stack: ExitStack, cells: int) -> Any:
+        import dask
+        from distributed import Client
+
+        stack.enter_context(dask.config.set(_dask_settings()))
+        _quiet_logs()
+        if self._scheduler is not None:
+            try:
+                client = Client(self._scheduler, timeout="15s", set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"--scheduler {self._scheduler}: no Dask scheduler answers there ({error})"
+                ) from error
+            self.workers = max(1, sum(client.nthreads().values()))
+            return stack.enter_context(client)
+        cluster = stack.enter_context(self._cluster(min(self.workers, cells)))
+        return stack.enter_context(Client(cluster, set_as_default=False))
+
+    def _cluster(self, workers: int) -> Any:
+        from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
+
+        if not self._gpus:
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,
+                dashboard_address=None,
+                host="127.0.0.1",
+                silence_logs=logging.CRITICAL,
+            )
+        nannies = {
+            f"gpu-{i}": {
+                "cls": Nanny,
+                "options": {
+                    "nthreads": 1,
+                    "memory_limit": 0,
+                    "resources": {"GPU": 1},
+                    "env": {"CUDA_VISIBLE_DEVICES": gpu},
+                },
+            }
+            for i, gpu in enumerate(self._gpus[:workers])
+        }
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+        return SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=logging.CRITICAL)
+
+
+def _paused(function: CellFunction, task: CellTask, pause: float) -> Outcome:
+    time.sleep(pause)
+    return function(task)
+
+
+def _outcome(future: Any, task: CellTask) -> Outcome:
+    """Result of a future; a task whose workers kept dying counts as failed."""
+    error = future.exception()
+    if error is None:
+        result: Outcome = future.result()
+        return result
+    return Outcome(task.cell, FAILED, error=f"{type(error).__name__}: {error}", trace=str(error))
+
+
+def _dask_settings() -> dict[str, Any]:
+    threads = dict.fromkeys(THREAD_VARIABLES, 1)
+    return {
+        "distributed.nanny.pre-spawn-environ": {**threads, "MALLOC_TRIM_THRESHOLD_": 65536},
+        "distributed.scheduler.allowed-failures": _ALLOWED_DEATHS,
+        # A cell may hold the interpreter for seconds; that is no reason to call its worker lost.
+        "distributed.scheduler.worker-ttl": "10 minutes",
+        "distributed.comm.timeouts.connect": "30s",
+        "distributed.admin.tick.limit": "1h",
+        # One cell at a time per worker: queueing more would fix the order too early.
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.work-stealing": False,
+    }
+
+
+def _quiet_logs() -> None:
+    for name in ("distributed", "tornado", "bokeh"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if not sys.flags.dev_mode else logging.WARNING)

@@ -1,0 +1,287 @@
+"""Run one cell: split and teacher files -> student -> ranks -> run directory."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recbole_kd.benchmark import machine, rundir
+from recbole_kd.benchmark.artefacts import Artefacts, read_split
+from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.spec import CellLabel, CellSpec
+from recbole_kd.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.types import EvalSet, Split
+    from recbole_kd.ranking import Ranks
+
+DONE, EXISTS, BUSY, FAILED = "done", "exists", "busy", "failed"
+# What of the split's report must stand beside every number.
+_PROTOCOL = (
+    "dataset",
+    "dataset_digest",
+    "users",
+    "items",
+    "interactions",
+    "filter",
+    "split",
+    "split_parameters",
+    "max_item_list_length",
+    "candidates",
+    "seen_items",
+)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """Everything that a worker needs; plain values, so that it travels between machines."""
+
+    results: str
+    cell: str
+    label: dict[str, Any]
+    spec: dict[str, Any]
+    split: str
+    teacher: str | None
+    device: str
+    metrics: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls,
+        results: Path,
+        cell: str,
+        label: CellLabel,
+        spec: CellSpec,
+        files: Artefacts,
+        device: str,
+        metrics: tuple[str, ...],
+    ) -> CellTask:
+        """Make the task of a planned cell."""
+        teacher = None if files.teacher is None else str(files.teacher.resolve())
+        return cls(
+            str(results.resolve()),
+            cell,
+            label.canonical(),
+            spec.canonical(),
+            str(files.split.resolve()),
+            teacher,
+            device,
+            metrics,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes
+    ----------
+    status : str
+        ``done``, ``exists`` (another process finished it), ``busy`` (another process is at it) or
+        ``failed``.
+    """
+
+    cell: str
+    status: str
+    seconds: float = 0.0
+    error: str | None = None
+    trace: str | None = None
+
+
+def run_cell(task: CellTask) -> Outcome:
+    """Run one cell unless it exists or another process is at it; never raises for a failing cell."""
+    begin = time.perf_counter()
+    results = Path(task.results)
+    try:
+        with try_lock(results, f"cell-{task.cell}") as held:
+            if not held:
+                return Outcome(task.cell, BUSY)
+            path = rundir.run_path(results, task.cell)
+            if path.exists() and rundir.fault(path, task.cell) is None:
+                return Outcome(task.cell, EXISTS)
+            _run(task, results)
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        trace = machine.redact(traceback.format_exc())
+        return Outcome(task.cell, FAILED, time.perf_counter() - begin, machine.redact(text), trace)
+    return Outcome(task.cell, DONE, time.perf_counter() - begin)
+
+
+def limit_threads() -> None:
+    """One torch thread: a process per core is faster than threads, and sums keep their order."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _run(task: CellTask, results: Path) -> None:
+    begin = time.perf_counter()
+    machine.reset_peak_memory()
+    limit_threads()
+    from recbole_kd.ranking import rank_targets
+    from recbole_kd.training.fit import fit
+
+    spec = CellSpec.model_validate(task.spec)
+    split = read_split(Path(task.split))
+    profiles = _profiles(spec, task.teacher, split)
+    loaded = time.perf_counter()
+    length = spec.dataset.max_item_list_length
+    result = fit(
+        split, spec.student, profiles, seed=spec.seed, device=task.device, max_item_list_length=length
+    )
+    fitted = time.perf_counter()
+    batch = spec.student.train.eval_batch_size
+    ranks = {
+        name: rank_targets(result.model, part, max_len=length, batch_size=batch, device=task.device)
+        for name, part in (("valid", split.valid), ("test", split.test))
+    }
+    done = time.perf_counter()
+    manifest = {
+        "label": task.label,
+        "model": spec.student.model,
+        "metrics": _metrics(ranks, task.metrics),
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "stopped_early": result.stopped_early,
+        "n_parameters": result.n_parameters,
+        "seconds": {
+            **result.seconds,
+            "load": loaded - begin,
+            "fit": fitted - loaded,
+            "rank": done - fitted,
+            "total": done - begin,
+        },
+        "peak_memory_mb": round(machine.peak_memory_mb(), 1),
+        "seeds": {"training": spec.seed, "data": spec.dataset.split.seed},
+        "device": _device_name(task.device),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "code": machine.code(),
+        "dataset_digest": split.dataset.digest,
+        "split_digest": split.digest,
+        "profile_digest": None if profiles is None else profiles.digest,
+        "profile_coverage": None if profiles is None else profiles.coverage,
+        "profile_verified": None if profiles is None else profiles.verified,
+        "profile": None if profiles is None else profiles.manifest,
+        "protocol": _protocol(spec, split),
+        "counts": {**split.dataset.counts, **split.counts},
+    }
+    rundir.write_run(
+        results,
+        task.cell,
+        spec.canonical(),
+        manifest,
+        {
+            "ranks.parquet": lambda path: _write_table(_ranks_table(split, ranks), path),
+            "history.parquet": lambda path: _write_table(_history_table(result.history), path),
+            "model.safetensors": lambda path: _write_model(result.state_dict, path),
+        },
+    )
+
+
+def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable | None:
+    if spec.teacher is None or teacher is None:
+        return None
+    from recbole_kd.data.profile_table import load_profiles
+
+    return load_profiles(teacher, split, trust_unverified=bool(spec.teacher.get("trust_unverified")))
+
+
+def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Means over users; ``<part>_masked`` leaves out the items of the user's history."""
+    from recbole_kd.metrics import per_user
+
+    result = {}
+    for part, value in ranks.items():
+        for suffix, rank in (("", value.rank), ("_masked", value.rank_masked)):
+            result[part + suffix] = {name: float(per_user(rank, name).mean()) for name in names}
+    return result
+
+
+def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
+    """Everything that must stand beside a number for it to be compared with another."""
+    from recbole_kd.data.report import split_report
+
+    report = split_report(split, spec.dataset)
+    kept = {name: report[name] for name in _PROTOCOL if name in report}
+    loss = spec.student.hparams.get("loss_type", "CE")
+    return {**kept, "loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
+
+
+def _ranks_table(split: Split, ranks: Mapping[str, Ranks]) -> pa.Table:
+    import pyarrow as pa
+
+    parts = {"valid": split.valid, "test": split.test}
+    tables = [_part_table(split, name, parts[name], ranks[name]) for name in parts]
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _part_table(split: Split, name: str, part: EvalSet, ranks: Ranks) -> pa.Table:
+    import pyarrow as pa
+
+    dataset = split.dataset
+    train_len = np.zeros(dataset.n_users, np.int32)
+    train_len[split.train.users] = split.train.lengths
+    users = part.history.users
+    return pa.table(
+        {
+            "split": pa.array([name] * len(part)).dictionary_encode(),
+            "user": pa.array(dataset.user_tokens[users].astype(str), pa.string()),
+            "item": pa.array(dataset.item_tokens[part.targets].astype(str), pa.string()),
+            "rank": pa.array(ranks.rank, pa.float32()),
+            "rank_masked": pa.array(ranks.rank_masked, pa.float32()),
+            "train_len": pa.array(train_len[users], pa.int32()),
+            "history_len": pa.array(part.history.lengths, pa.int32()),
+            "item_count": pa.array(split.train_item_counts()[part.targets], pa.int32()),
+        }
+    )
+
+
+def _history_table(history: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(key for row in history for key in row))
+    return pa.table({name: [row.get(name) for row in history] for name in names})
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression="zstd")
+
+
+def _write_model(state: Mapping[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, path)
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def task_from(data: Mapping[str, Any]) -> CellTask:
+    """Rebuild a task from :func:`task_to`."""
+    return CellTask(**{**data, "metrics": tuple(data["metrics"])})
+
+
+def task_to(task: CellTask) -> dict[str, Any]:
+    """Plain dictionary of a task."""
+    return asdict(task)

@@ -1,0 +1,153 @@
+"""Which cells an experiment needs, which exist, and how long the rest will take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.benchmark import rundir
+from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.spec import PlannedCell
+from recbole_kd.errors import StoreError
+
+EXISTS, MISSING, CORRUPT = "exists", "missing", "corrupt"
+
+
+@dataclass(frozen=True)
+class CellState:
+    """A planned cell and what is on disk.
+
+    Attributes
+    ----------
+    status : str
+        ``exists``, ``missing`` or ``corrupt``.
+    reason : str or None
+        Why it is corrupt.
+    estimate : float or None
+        Expected seconds from earlier cells of the same kind; ``None`` when there are none.
+    """
+
+    planned: PlannedCell
+    status: str
+    reason: str | None
+    estimate: float | None
+
+    @property
+    def cell(self) -> str:
+        """Address of the run."""
+        return self.planned.cell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """States of all cells, in running order."""
+
+    states: list[CellState]
+
+    def todo(self) -> list[CellState]:
+        """Cells to run, each address once."""
+        first: dict[str, CellState] = {}
+        for state in self.states:
+            if state.status != EXISTS:
+                first.setdefault(state.cell, state)
+        return list(first.values())
+
+    def count(self, status: str) -> int:
+        """Number of different runs in a state."""
+        return len({s.cell for s in self.states if s.status == status})
+
+    def seconds_left(self, workers: int) -> float | None:
+        """Expected wall-clock seconds of the missing cells; ``None`` when a kind was never run."""
+        estimates = [s.estimate for s in self.todo()]
+        known = [e for e in estimates if e is not None]
+        if len(known) < len(estimates):
+            return None
+        return max(sum(known) / max(workers, 1), max(known, default=0.0))
+
+
+def make_plan(cells: Iterable[PlannedCell], results: Path) -> Plan:
+    """Look up every cell in a results folder (read only)."""
+    history = durations(results)
+    verdicts: dict[str, tuple[str, str | None]] = {}
+    states = []
+    for planned in cells:
+        if planned.cell not in verdicts:
+            verdicts[planned.cell] = _verdict(results, planned.cell)
+        status, reason = verdicts[planned.cell]
+        states.append(CellState(planned, status, reason, history.get(kind_of(planned))))
+    return Plan(states)
+
+
+def _verdict(results: Path, cell: str) -> tuple[str, str | None]:
+    path = rundir.run_path(results, cell)
+    if not path.exists():
+        return MISSING, None
+    reason = rundir.fault(path, cell)
+    return (EXISTS, None) if reason is None else (CORRUPT, reason)
+
+
+Kind = tuple[str, str]
+
+
+def kind_of(planned: PlannedCell) -> Kind:
+    """Cells of one kind (dataset, student class) take about as long as each other."""
+    return planned.label.dataset, planned.spec.student.model
+
+
+def durations(results: Path) -> dict[Kind, float]:
+    """Median seconds of the finished cells of every kind."""
+    seen: dict[Kind, list[float]] = {}
+    for path in rundir.finished(results):
+        try:
+            manifest = rundir.read_manifest(path)
+            kind = (str(manifest["label"]["dataset"]), str(manifest["model"]))
+            seen.setdefault(kind, []).append(float(manifest["seconds"]["total"]))
+        except (StoreError, KeyError, TypeError, ValueError):
+            continue
+    return {kind: statistics.median(values) for kind, values in seen.items()}
+
+
+def tidy(results: Path, plan: Plan) -> list[tuple[CellState, Path]]:
+    """Set corrupt runs of the plan aside and delete what interrupted processes left.
+
+    A folder is touched only under the lock of its cell, so that nothing is taken from a process
+    at work.
+
+    Returns
+    -------
+    list of (state, new path)
+        The runs that were set aside.
+    """
+    import shutil
+
+    for cell, path in rundir.orphans(results):
+        with try_lock(results, f"cell-{cell}") as held:
+            if held:
+                shutil.rmtree(path, ignore_errors=True)
+    moved = []
+    for state in plan.todo():
+        if state.status != CORRUPT:
+            continue
+        with try_lock(results, f"cell-{state.cell}") as held:
+            path = rundir.run_path(results, state.cell)
+            if held and path.exists() and rundir.fault(path, state.cell) is not None:
+                moved.append((state, rundir.set_aside(path)))
+    return moved
+
+
+def rows(plan: Plan) -> list[dict[str, Any]]:
+    """JSON-ready rows of a plan."""
+    return [
+        {
+            **s.planned.label.canonical(),
+            "model": s.planned.spec.student.model,
+            "cell": s.cell,
+            "status": s.status,
+            "reason": s.reason,
+            "estimate_seconds": None if s.estimate is None else round(s.estimate, 1),
+        }
+        for s in plan.states
+    ]

@@ -1,0 +1,260 @@
+"""From an experiment YAML to frozen cells: includes, defaults, overrides, grids, controls."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.benchmark import properties, rooms
+from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
+from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell, VariantSpec
+from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
+from recbole_kd.errors import SpecError
+from recbole_kd.metrics import standard_name
+from recbole_kd.training.spec import StudentSpec
+
+DEFAULTS = "_defaults"
+_PARTS = ("hparams", "train", "distill")
+_KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A validated experiment and its cells in the order in which they should run."""
+
+    spec: ExperimentSpec
+    cells: list[PlannedCell]
+    source: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment, also of its folder below the results."""
+        return self.spec.experiment
+
+
+def load_experiment(source: str | Path) -> Experiment:
+    """Read an experiment YAML and resolve every cell.
+
+    Parameters
+    ----------
+    source : str or Path
+        A file, or a name in ``properties/experiment``.
+
+    Raises
+    ------
+    SpecError
+        One line with file, line, field and mend.
+    """
+    path = Path(source)
+    if not path.is_file() and path.suffix in (".yaml", ".yml"):
+        raise SpecError(
+            f"{path}: no such experiment{did_you_mean(path.stem, properties.names('experiment'))}"
+        )
+    path = path if path.is_file() else properties.find("experiment", str(source))
+    data = merge(load_marked(properties.find("experiment", DEFAULTS)), _with_includes(path, ()))
+    return resolve(data, path)
+
+
+def resolve(data: MarkedDict, path: Path) -> Experiment:
+    """Resolve an experiment that was read already (see :func:`load_experiment`)."""
+    spec = validated(ExperimentSpec, data)
+    for metric in spec.metrics:
+        try:
+            standard_name(metric)
+        except SpecError as error:
+            raise SpecError(f"{data.where('metrics')}: {error}") from error
+    if spec.baseline not in spec.variants:
+        hint = did_you_mean(spec.baseline, spec.variants)
+        raise SpecError(f"{data.where('baseline')}: baseline '{spec.baseline}' is no variant{hint}")
+    return Experiment(spec, list(_cells(spec, data)), path)
+
+
+def _with_includes(path: Path, chain: tuple[Path, ...]) -> MarkedDict:
+    """Read a YAML and lay it over everything that it includes, in the order given."""
+    if path.resolve() in chain:
+        raise SpecError(f"{path}: 'include' goes round in circles")
+    whole = load_marked(path)
+    included, mark = whole.get("include"), whole.where("include")
+    data = whole.without("include")
+    if included is None:
+        return data
+    listed = [included] if isinstance(included, str) else included
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise SpecError(f"{mark}: 'include' must be a file name or a list of them")
+    below = MarkedDict(data.mark)
+    for name in listed:
+        beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+        if not beside.is_file():
+            raise SpecError(f"{mark}: included file '{beside}' does not exist")
+        below = merge(below, _with_includes(beside, (*chain, path.resolve())))
+    return merge(below, data)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A variant after its grid was expanded and the controls were added."""
+
+    name: str
+    spec: VariantSpec
+    data: MarkedDict
+    mark: Mark
+
+
+def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
+    listed = list(_with_controls(spec, list(_variants(spec, data)), data))
+    variants = sorted(listed, key=lambda v: v.name != spec.baseline)
+    for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
+        dataset, dataset_source = rooms.dataset(dataset_name, data.where("datasets"))
+        chosen = [v for v in variants if v.spec.backbones is None or backbone in v.spec.backbones]
+        students = {v.name: _student(dataset_name, backbone, v, data) for v in chosen}
+        teachers = {v.name: rooms.teacher(v.spec, dataset.domain, v.mark) for v in chosen}
+        for seed, variant in itertools.product(spec.seeds, chosen):
+            teacher = teachers[variant.name]
+            cell = CellSpec(
+                dataset=dataset,
+                dataset_source=dataset_source,
+                student=students[variant.name],
+                teacher=None if teacher is None else teacher.canonical,
+                teacher_source=None if teacher is None else teacher.source,
+                teacher_file=None if teacher is None else teacher.file,
+                seed=seed,
+            )
+            label = CellLabel(dataset=dataset.name, backbone=backbone, variant=variant.name, seed=seed)
+            yield PlannedCell(label=label, spec=cell, cell=cell.address())
+
+
+def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
+    """Yield every variant, one for each point of its grid."""
+    for name, variant in spec.variants.items():
+        mark = data["variants"].where(name)
+        raw = data["variants"][name]
+        if unknown := [b for b in variant.backbones or [] if b not in spec.backbones]:
+            hint = did_you_mean(unknown[0], spec.backbones)
+            raise SpecError(f"{mark}: variant '{name}': '{unknown[0]}' is not among the backbones{hint}")
+        if not variant.grid:
+            yield _Variant(name, variant, raw, mark)
+            continue
+        paths = list(variant.grid)
+        for values in itertools.product(*variant.grid.values()):
+            point = raw
+            for path, value in zip(paths, values, strict=True):
+                point = _set(point, path, value, raw["grid"].where(path))
+            tail = ",".join(f"{p.rsplit('.', 1)[-1]}={v}" for p, v in zip(paths, values, strict=True))
+            yield _Variant(f"{name}[{tail}]", validated(VariantSpec, point), point, mark)
+
+
+def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
+    """Return ``data`` with the dotted ``path`` set."""
+    head, _, rest = path.partition(".")
+    allowed = (*_PARTS, "teacher", "profile")
+    if head not in allowed or (head != "teacher") != bool(rest):
+        raise SpecError(
+            f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill. "
+            f"or profile."
+        )
+    over = MarkedDict(mark)
+    inner = over
+    parts = path.split(".")
+    for part in parts[:-1]:
+        child = MarkedDict(mark)
+        inner.put(part, child, mark)
+        inner = child
+    inner.put(parts[-1], value, mark)
+    return merge(data, over)
+
+
+def _with_controls(spec: ExperimentSpec, listed: list[_Variant], data: MarkedDict) -> Iterable[_Variant]:
+    """Add the no-LLM and placebo controls of every teacher that is a language model, once each."""
+    yield from listed
+    taken = {v.name for v in listed}
+    have = {_teacher_key(v) for v in listed}
+    for variant in listed:
+        for name in spec.controls:
+            added = rooms.control(name, variant.spec, data.where("controls"))
+            if added is None:
+                continue
+            title = f"{variant.name}-{name}" if added.profile else f"kd-{name}"
+            control = _Variant(title, added.model_copy(update={"grid": None}), variant.data, variant.mark)
+            if _teacher_key(control) not in have and title not in taken:
+                have.add(_teacher_key(control))
+                taken.add(title)
+                yield control
+
+
+def _teacher_key(variant: _Variant) -> str:
+    """Equal for variants that differ in nothing but their name."""
+    found = rooms.teacher(variant.spec, "generic", variant.mark)
+    spec = variant.spec.canonical()
+    for key in ("teacher", "profile", "grid"):
+        spec.pop(key)
+    return repr((None if found is None else found.key(), spec))
+
+
+def _student(dataset: str, backbone: str, variant: _Variant, data: MarkedDict) -> StudentSpec:
+    distilled = variant.spec.distilled
+    if not distilled and variant.spec.distill:
+        where = variant.data.where("distill")
+        raise SpecError(
+            f"{where}: variant '{variant.name}' has 'distill' but neither 'teacher' nor 'embeddings'"
+        )
+    model = rooms.model_defaults(backbone, distilled, data.where("backbones"))
+    layers = [(o, m) for o, m in _overrides(data) if _applies(o["where"], dataset, backbone, variant.name)]
+    layers.append((variant.data, variant.mark))
+    for layer, _ in layers:
+        for part in _PARTS:
+            if part == "distill" and not distilled:
+                continue
+            given = layer.get(part)
+            if isinstance(given, MarkedDict):
+                _check_part(part, given, model, f"{backbone} {part} key")
+                model = merge(model, _only(part, given))
+    return validated(StudentSpec, model, f"{model['model']}")
+
+
+def _overrides(data: MarkedDict) -> list[tuple[MarkedDict, Mark]]:
+    listed = data.get("overrides") or []
+    return [(o, o.mark) for o in listed]
+
+
+def _applies(where: dict[str, Any], dataset: str, backbone: str, variant: str) -> bool:
+    have = {"dataset": dataset, "backbone": backbone, "variant": variant}
+    return all(value is None or have[key] == value for key, value in where.items())
+
+
+def _only(part: str, given: MarkedDict) -> MarkedDict:
+    result = MarkedDict(given.mark)
+    result.put(part, given, given.mark)
+    return result
+
+
+def _check_part(part: str, given: MarkedDict, model: MarkedDict, what: str) -> None:
+    """Refuse keys that the model file does not name, and values of another kind than its default."""
+    known = model.get(part) or {}
+    check_keys(given, known, what)
+    for key, value in given.items():
+        default = known[key]
+        if default is None or value is None:
+            continue
+        if isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool):
+            continue
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        kind = _KIND.get(type(default), type(default).__name__)
+        raise SpecError(
+            f"{given.where(key)}: '{part}.{key}' = {value!r} must be {kind} (default {default!r})"
+        )
+
+
+def selected(cells: Iterable[PlannedCell], keep: Callable[[CellLabel], bool]) -> list[PlannedCell]:
+    """Cells whose label passes ``keep``."""
+    return [cell for cell in cells if keep(cell.label)]
+
+
+def to_yaml_dict(cell: CellSpec) -> dict[str, Any]:
+    """JSON-ready form of a cell, as written to ``spec.yaml``."""
+    result = plain(cell.canonical())
+    assert isinstance(result, dict)
+    return result

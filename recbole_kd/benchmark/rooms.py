@@ -1,0 +1,209 @@
+"""The runner's view of the other rooms: names to validated specs and digests of what they read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from recbole_kd.benchmark import properties
+from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
+from recbole_kd.benchmark.spec import TEACHER_LABELS, CellSpec, VariantSpec
+from recbole_kd.benchmark.validate import validated
+from recbole_kd.data.spec import DatasetSpec
+from recbole_kd.errors import DataError, ProfileError, SpecError
+from recbole_kd.strict import Strict, digest
+from recbole_kd.training.spec import DistillSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from profiles.spec import TeacherSpec
+    from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.types import Split
+
+
+class ModelFile(Strict):
+    """``properties/model/<Name>.yaml``: the one place of a model's defaults."""
+
+    model: str
+    hparams: dict[str, Any]
+    train: TrainSpec
+    distill: DistillSpec | None = Field(None, description="only in <Backbone>KD.yaml")
+
+
+@cache
+def file_digest(path: str, stamp: tuple[int, int]) -> str:
+    """SHA-256 of a file; ``stamp`` (size, time) makes an altered file a new key."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, read once per process and version of the file."""
+    stat = os.stat(path)
+    return file_digest(str(path), (stat.st_size, stat.st_mtime_ns))
+
+
+@cache
+def dataset(name: str, asked_at: object = None) -> tuple[DatasetSpec, dict[str, str]]:
+    """Spec of a dataset and the digests of its atomic files.
+
+    Raises
+    ------
+    SpecError, DataError
+        Unknown dataset, bad YAML, or the files are not there.
+    """
+    spec = validated(DatasetSpec, properties.load("dataset", name, asked_at), "dataset")
+    return spec, dataset_source(spec)
+
+
+def dataset_source(spec: DatasetSpec) -> dict[str, str]:
+    """Digests of the atomic files that ``spec`` reads (``inter``, and ``item`` where it has texts)."""
+    folder = spec.folder()
+    roles = ["inter", "item"] if spec.text is not None else ["inter"]
+    result = {}
+    for role in roles:
+        path = folder / f"{spec.name}.{role}"
+        if not path.is_file():
+            raise DataError(
+                f"{path}: dataset '{spec.name}' has no such file; put the RecBole atomic files there, "
+                f"or set RECBOLE_KD_DATA to the folder that holds '{spec.name}/'"
+            )
+        result[role] = digest_of(path)
+    return result
+
+
+@cache
+def _model_file(name: str, asked_at: object) -> MarkedDict:
+    data = properties.load("model", name, asked_at)
+    validated(ModelFile, data, f"model '{name}'")
+    return data
+
+
+def model_defaults(backbone: str, distilled: bool, asked_at: object = None) -> MarkedDict:
+    """Defaults of a backbone, or of its distilled form, as StudentSpec-shaped data."""
+    data = _model_file(f"{backbone}KD" if distilled else backbone, asked_at)
+    if distilled and data.get("distill") is None:
+        raise SpecError(f"{data.mark}: model '{data['model']}' needs a 'distill' section to take a teacher")
+    result = MarkedDict(data.mark)
+    for key in ("model", "hparams", "train"):
+        result.put(key, data[key], data.where(key))
+    result.put("distill", data["distill"] if distilled else None, data.where("distill"))
+    return result
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher as a cell sees it.
+
+    Attributes
+    ----------
+    canonical : dict
+        TeacherSpec, or ``{"trust_unverified": bool}`` for an embedding file.
+    source : dict of str to str
+        What it reads -> SHA-256.
+    file : str or None
+        Path of an embedding file that exists already.
+    """
+
+    canonical: dict[str, Any]
+    source: dict[str, str]
+    file: str | None
+
+    def key(self) -> str:
+        """Equal for teachers that differ in nothing but their name."""
+        content = {key: value for key, value in self.canonical.items() if key not in TEACHER_LABELS}
+        return digest([content, self.source])
+
+
+def teacher(variant: VariantSpec, domain: str, asked_at: object = None) -> Teacher | None:
+    """Teacher of a variant, or ``None`` for a plain backbone.
+
+    Raises
+    ------
+    SpecError, ProfileError
+        Unknown profile, bad YAML, or the embedding file is not there.
+    """
+    if variant.embeddings is not None:
+        path = Path(variant.embeddings)
+        if not path.is_file():
+            raise ProfileError(f"{asked_at}: embedding file '{path}' does not exist")
+        return Teacher(
+            {"trust_unverified": bool(variant.trust_unverified)}, {"file": digest_of(path)}, str(path)
+        )
+    if variant.teacher is None:
+        return None
+    spec = teacher_spec(variant.teacher, variant.profile, asked_at)
+    return Teacher(spec.canonical(), _read_by(spec, domain), None)
+
+
+def teacher_spec(name: str, over: dict[str, Any] | None, asked_at: object = None) -> TeacherSpec:
+    """Read a profile YAML and lay ``over`` on it; ``over`` may exchange what the file ``extends``."""
+    from profiles.spec import TeacherSpec, check_names
+
+    base = (over or {}).get("extends")
+    data = properties.load("profile", name, asked_at, base=base)
+    if over:
+        mark = asked_at if isinstance(asked_at, Mark) else data.mark
+        given = over if isinstance(over, MarkedDict) else MarkedDict(mark, over)
+        data = merge(data, given.without("extends"))
+    return check_names(
+        validated(TeacherSpec, data, f"profile '{name}'"), str(asked_at or f"profile '{name}'")
+    )
+
+
+def _read_by(spec: TeacherSpec, domain: str) -> dict[str, str]:
+    """Version and hash of the prompt in the words of the domain."""
+    from profiles.prompts import load_prompt
+
+    return {"prompt": load_prompt(spec.writer.prompt, spec.writer.domain or domain).version}
+
+
+def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, ProfileTable]:
+    """Build (or find) the embedding file of a cell and check it against the split.
+
+    Raises
+    ------
+    ProfileError, LeakageError
+        The file does not fit the dataset; the message names the row.
+    """
+    from recbole_kd.data.profile_table import load_profiles
+
+    assert cell.teacher is not None
+    if cell.teacher_file is not None:
+        path = Path(cell.teacher_file)
+    else:
+        from profiles.build import build_teacher
+
+        from profiles.spec import TeacherSpec
+        from recbole_kd.data.load import load_item_texts
+
+        spec = TeacherSpec.model_validate(cell.teacher)
+        path = build_teacher(spec, split, load_item_texts(cell.dataset), results / "cache" / "profiles")
+    return path, load_profiles(path, split, trust_unverified=bool(cell.teacher.get("trust_unverified")))
+
+
+def control(name: str, variant: VariantSpec, asked_at: object = None) -> VariantSpec | None:
+    """The control that belongs to a variant, or ``None`` where it needs none.
+
+    Only a teacher whose texts a language model wrote needs controls: ``template`` does the same
+    without a language model, a placebo such as ``shuffled`` gives its vectors to the wrong users.
+
+    Raises
+    ------
+    SpecError
+        No profile of that name.
+    """
+    if variant.teacher is None:
+        return None
+    spec = teacher_spec(variant.teacher, variant.profile, asked_at)
+    if not spec.uses_llm or spec.is_placebo:
+        return None
+    if teacher_spec(name, None, asked_at).is_placebo:
+        profile = {**(variant.profile or {}), "extends": variant.teacher}
+        return variant.model_copy(update={"teacher": name, "profile": profile})
+    return variant.model_copy(update={"teacher": name, "profile": None})

@@ -1,0 +1,159 @@
+"""What an experiment YAML may say, and the frozen cell that it resolves into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from recbole_kd.data.spec import DatasetSpec
+from recbole_kd.strict import Strict, digest
+from recbole_kd.training.spec import StudentSpec
+
+# Raised when the same cell would give other numbers: every older run then gets another address.
+CELL_FORMAT = 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
+# Fields of a dataset that say where it lies and what it is called, not what is in it.
+_DATASET_LABELS = ("name", "source", "path")
+_DATASET_TEXT = ("domain", "text")
+TEACHER_LABELS = ("name", "description")
+
+
+class VariantSpec(Strict):
+    """One way to train every backbone: with or without a teacher, and what differs from the defaults."""
+
+    teacher: str | None = Field(None, description="a file of properties/profile; none = plain backbone")
+    embeddings: str | None = Field(
+        None, description="an embedding file that exists already, instead of a teacher"
+    )
+    trust_unverified: bool | None = Field(
+        None, description="accept an .npz that cannot prove what its vectors saw"
+    )
+    backbones: list[str] | None = Field(None, description="only these; none = all of the experiment")
+    hparams: dict[str, Any] | None = None
+    train: dict[str, Any] | None = None
+    distill: dict[str, Any] | None = None
+    profile: dict[str, Any] | None = Field(None, description="what differs from the teacher's file")
+    grid: dict[str, list[Any]] | None = Field(None, description="dotted path -> values, one variant each")
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> VariantSpec:
+        if self.teacher is not None and self.embeddings is not None:
+            raise ValueError("give 'teacher' or 'embeddings', not both")
+        if self.profile is not None and self.teacher is None:
+            raise ValueError("'profile' changes a teacher, but no 'teacher' is named")
+        if self.trust_unverified is not None and self.embeddings is None:
+            raise ValueError("'trust_unverified' belongs to 'embeddings'")
+        return self
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the student has a teacher."""
+        return self.teacher is not None or self.embeddings is not None
+
+
+class WhereSpec(Strict):
+    """Which cells an override is for; all given conditions must hold."""
+
+    dataset: str | None = None
+    backbone: str | None = None
+    variant: str | None = None
+
+
+class OverrideSpec(Strict):
+    """Values for some cells, laid over the defaults and under the variant's own values."""
+
+    where: WhereSpec
+    hparams: dict[str, Any] | None = None
+    train: dict[str, Any] | None = None
+    distill: dict[str, Any] | None = None
+
+
+class ExperimentSpec(Strict):
+    """A sweep: datasets x backbones x variants x seeds."""
+
+    experiment: str = Field(pattern=NAME, description="folder name of the tables")
+    description: str | None = None
+    datasets: list[str] = Field(min_length=1)
+    backbones: list[str] = Field(min_length=1)
+    variants: dict[str, VariantSpec] = Field(min_length=1)
+    baseline: str = Field(description="the variant that the others are compared with")
+    seeds: list[int] = Field(min_length=1)
+    metrics: list[str] = Field(min_length=1)
+    controls: list[str] = Field(description="added where a teacher is a language model; [] or none = off")
+    overrides: list[OverrideSpec] | None = None
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _empty_variant(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                if value[key] is None:
+                    value[key] = {}
+        return value
+
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _no_controls(cls, value: Any) -> Any:
+        return [] if value in (None, "none") else value
+
+    @field_validator("datasets", "backbones", "seeds", "metrics")
+    @classmethod
+    def _no_repeats(cls, value: list[Any]) -> list[Any]:
+        repeated = sorted({str(v) for v in value if value.count(v) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} is listed twice")
+        return value
+
+
+class CellLabel(Strict):
+    """How a cell is called in tables; no part of its address."""
+
+    dataset: str
+    backbone: str
+    variant: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.backbone} {self.variant} seed {self.seed}"
+
+
+class CellSpec(Strict):
+    """Everything that decides the numbers of one run.
+
+    The address covers what was read (digests of the files), what is done with it and the seed. It
+    does not cover names: of the dataset, its folder, the variant, the experiment.
+    """
+
+    dataset: DatasetSpec
+    dataset_source: dict[str, str] = Field(description="file role -> SHA-256")
+    student: StudentSpec
+    teacher: dict[str, Any] | None = Field(description="canonical TeacherSpec")
+    teacher_source: dict[str, str] | None = Field(description="what the teacher reads -> SHA-256")
+    teacher_file: str | None = Field(description="embedding file that exists already")
+    seed: int = Field(ge=0, description="training stream; the split has its own in dataset.split")
+
+    def address(self) -> str:
+        """Content address of the run, 16 hex digits."""
+        dataset = self.dataset.canonical()
+        source = dict(self.dataset_source)
+        for name in _DATASET_LABELS:
+            dataset.pop(name)
+        if self.teacher is None:
+            source.pop("item", None)
+            for name in _DATASET_TEXT:
+                dataset.pop(name)
+        teacher = None
+        if self.teacher is not None:
+            spec = {key: value for key, value in self.teacher.items() if key not in TEACHER_LABELS}
+            teacher = {"spec": spec, "source": self.teacher_source}
+        content = {"dataset": dataset, "source": source, "teacher": teacher, "seed": self.seed}
+        return digest({"format": CELL_FORMAT, **content, "student": self.student.canonical()})
+
+
+class PlannedCell(Strict):
+    """A labelled cell of an experiment and the address of its run."""
+
+    label: CellLabel
+    spec: CellSpec
+    cell: str

@@ -1,0 +1,212 @@
+"""Run an experiment: build what cells share, run what is missing, keep the record and the tables."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.benchmark import record, rundir
+from recbole_kd.benchmark.artefacts import Artefacts, build_in_child
+from recbole_kd.benchmark.console import Reporter, first_line
+from recbole_kd.benchmark.engines import Engine
+from recbole_kd.benchmark.executor import FAILED, CellTask, Outcome
+from recbole_kd.benchmark.plan import CellState, Plan, make_plan, tidy
+from recbole_kd.benchmark.resolve import Experiment
+from recbole_kd.benchmark.spec import PlannedCell
+from recbole_kd.errors import UserError
+
+
+Builder = Callable[[Path, Sequence[PlannedCell]], dict[str, Artefacts]]
+
+
+@dataclass
+class SweepResult:
+    """Numbers of a finished sweep."""
+
+    folder: Path
+    ran: int = 0
+    reused: int = 0
+    failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def run_sweep(
+    experiment: Experiment,
+    results: Path,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    device: str,
+    cells: Sequence[PlannedCell] | None = None,
+    build: Builder = build_in_child,
+) -> SweepResult:
+    """Run the missing cells of an experiment.
+
+    Parameters
+    ----------
+    cells : sequence of PlannedCell or None
+        Only these (``--only``); the record and the tables still name every cell of the experiment.
+    build : callable
+        Makes the files that cells share: ``(results, planned cells) -> {cell digest: Artefacts}``.
+
+    Raises
+    ------
+    UserError
+        Something the user can mend, found before any cell ran; nothing is left behind.
+    """
+    created = [path for path in (results, *results.parents) if not path.exists()]
+    try:
+        plan = _prepared(experiment, results, reporter, cells, engine.workers)
+        artefacts = _artefacts(plan, results, build)
+    except UserError:
+        _undo(created)
+        raise
+    sweep = SweepResult(record.folder(results, experiment.name), reused=plan.count("exists"))
+    record.write(results, experiment, {})
+    with reporter.running(
+        len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
+    ):
+        _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
+    _write_outputs(sweep.folder)
+    reporter.table(sweep.folder, final=True)
+    return sweep
+
+
+def _prepared(
+    experiment: Experiment,
+    results: Path,
+    reporter: Reporter,
+    cells: Sequence[PlannedCell] | None,
+    workers: int,
+) -> Plan:
+    chosen = experiment.cells if cells is None else cells
+    plan = make_plan(chosen, results)
+    for state, aside in tidy(results, plan):
+        reporter.note(f"{state.planned.label}: {state.reason}; set aside as {aside.name} and run again")
+    plan = make_plan(chosen, results)
+    reporter.planned(plan, workers)
+    return plan
+
+
+def _artefacts(plan: Plan, results: Path, build: Builder) -> dict[str, Artefacts]:
+    """Splits and teacher files of the cells to run, made before the first of them starts."""
+    todo = plan.todo()
+    if not todo:
+        return {}
+    _check_writable(results)
+    return build(results, [s.planned for s in todo])
+
+
+def _check_writable(results: Path) -> None:
+    probe = results / ".write-test"
+    rundir.write_text_atomic(probe, "")
+    probe.unlink(missing_ok=True)
+
+
+def _run(
+    plan: Plan,
+    artefacts: dict[str, Artefacts],
+    experiment: Experiment,
+    results: Path,
+    engine: Engine,
+    reporter: Reporter,
+    device: str,
+    sweep: SweepResult,
+) -> None:
+    todo = {state.cell: state for state in plan.todo()}
+    if not todo:
+        return
+    tasks = [_task(state, artefacts[cell], experiment, results, device) for cell, state in todo.items()]
+    waiting = Counter(_group(state) for state in todo.values())
+    with _terminate_as_interrupt(), closing(engine.run(tasks)) as outcomes:
+        for raw in outcomes:
+            state, outcome = todo[raw.cell], _checked(raw, results)
+            if outcome.status == FAILED:
+                sweep.failures[outcome.cell] = _failure(state, outcome)
+                record.write(results, experiment, sweep.failures)
+            else:
+                sweep.ran += 1
+            reporter.finished(state, outcome, _headline(results, outcome, experiment.spec.metrics[0]))
+            waiting[_group(state)] -= 1
+            more = +waiting
+            if more and _group(state) not in more:
+                reporter.table(sweep.folder, final=False)
+    record.write(results, experiment, sweep.failures)
+
+
+def _group(state: CellState) -> tuple[str, str]:
+    """Cells of one group complete a comparison."""
+    return state.planned.label.dataset, state.planned.label.backbone
+
+
+def _task(state: CellState, files: Artefacts, experiment: Experiment, results: Path, device: str) -> CellTask:
+    planned = state.planned
+    metrics = tuple(experiment.spec.metrics)
+    return CellTask.build(results, planned.cell, planned.label, planned.spec, files, device, metrics)
+
+
+def _checked(outcome: Outcome, results: Path) -> Outcome:
+    """Believe a worker only when its run can be read from here."""
+    path = rundir.run_path(results, outcome.cell)
+    if outcome.status == FAILED or (path / rundir.MANIFEST).is_file():
+        return outcome
+    error = f"{path}: a worker wrote this run elsewhere; workers must share the results folder"
+    return replace(outcome, status=FAILED, error=error, trace=error)
+
+
+def _failure(state: CellState, outcome: Outcome) -> dict[str, Any]:
+    return {
+        **state.planned.label.canonical(),
+        "cell": outcome.cell,
+        "error": first_line(outcome.error),
+        "traceback": outcome.trace,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def _headline(results: Path, outcome: Outcome, metric: str) -> tuple[str, float] | None:
+    if outcome.status == FAILED:
+        return None
+    manifest = rundir.read_manifest(rundir.run_path(results, outcome.cell))
+    value = manifest["metrics"]["test"].get(metric)
+    return None if value is None else (metric, float(value))
+
+
+def _write_outputs(folder: Path) -> None:
+    from analysis.write import write_outputs
+
+    write_outputs(folder)
+
+
+def _undo(created: list[Path]) -> None:
+    """Remove folders that did not exist before and hold no run (bad input leaves nothing behind)."""
+    if not created or any(rundir.finished(created[0])):
+        return
+    shutil.rmtree(created[0], ignore_errors=True)
+    for parent in created[1:]:
+        if not parent.is_dir() or any(parent.iterdir()):
+            return
+        parent.rmdir()
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM (batch systems) end a sweep as Ctrl-C does: workers stop, the record stays whole."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

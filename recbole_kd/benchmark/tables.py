@@ -1,0 +1,57 @@
+"""Tables of the runner's own verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from recbole_kd.benchmark.console import duration
+from recbole_kd.benchmark.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def plan_table(plan: Plan) -> Table:
+    """One row per dataset, backbone and variant: seeds, how many exist, expected time of the rest."""
+    grouped: dict[tuple[str, str, str], list[int]] = {}
+    for i, state in enumerate(plan.states):
+        label = state.planned.label
+        grouped.setdefault((label.dataset, label.backbone, label.variant), []).append(i)
+    rows = []
+    for (dataset, backbone, variant), places in grouped.items():
+        states = [plan.states[i] for i in places]
+        missing = [s for s in states if s.status != "exists"]
+        estimate = states[0].estimate
+        seeds = ", ".join(str(s.planned.label.seed) for s in states)
+        time = "" if not missing else ("?" if estimate is None else duration(estimate * len(missing)))
+        corrupt = sum(s.status == "corrupt" for s in states)
+        note = f"{corrupt} corrupt" if corrupt else ""
+        rows.append(
+            [dataset, backbone, variant, seeds, f"{len(states) - len(missing)}/{len(states)}", time, note]
+        )
+    return simple_table(["dataset", "backbone", "variant", "seeds", "exist", "time", ""], rows)
+
+
+def simple_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A plain aligned table; entries are text, never markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(entry) for entry in row))
+    return table
+
+
+def show(table: Table) -> None:
+    """Print a table to standard output, wide enough not to cut text where output is piped."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
