@@ -29,6 +29,7 @@ import os
 import re
 import types
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,12 @@ class PrefixTrainer(Trainer):
         with _without_tensorboard():
             super().__init__(config, model)
         self.saved_model_file = os.path.join(self.checkpoint_dir, f"{config['model']}-{uuid.uuid4().hex}.pth")
+
+    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            # RecBole builds a GradScaler by its old name in every epoch; torch says so every time.
+            warnings.filterwarnings("ignore", message=".*GradScaler", category=FutureWarning)
+            return super()._train_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))

@@ -31,10 +31,20 @@ def read(tmp_path: Path, content: str | bytes, rating: str | None = "rating"):
         (HEAD + "a\tx\t3\t5\n\nb\ty\t4\t6\n", 3, None, "blank line"),
         (HEAD + "a x 3 5\n", 2, None, "1 fields where the header has 4"),
         ("user_id\titem_id\trating\ttimestamp\na\tx\t3\t5\n", 1, "user_id", "malformed header"),
-        (HEAD.replace("rating:float", "rating:number") + "a\tx\t3\t5\n", 1, "rating:number", "malformed header"),
+        (
+            HEAD.replace("rating:float", "rating:number") + "a\tx\t3\t5\n",
+            1,
+            "rating:number",
+            "malformed header",
+        ),
         (HEAD.replace("rating", "user_id") + "a\tx\t3\t5\n", 1, "user_id", "stands twice"),
         (HEAD.replace("timestamp", "when") + "a\tx\t3\t5\n", 1, None, "no column 'timestamp'"),
-        (HEAD.replace("timestamp:float", "timestamp:token") + "a\tx\t3\t5\n", 1, "timestamp", "timestamp:float"),
+        (
+            HEAD.replace("timestamp:float", "timestamp:token") + "a\tx\t3\t5\n",
+            1,
+            "timestamp",
+            "timestamp:float",
+        ),
         (HEAD, None, None, "no rows"),
         ("", 1, None, "malformed header"),
         (HEAD.encode() + b"a\tx\xff\t3\t5\n", 2, None, "not UTF-8"),
@@ -79,6 +89,6 @@ def test_windows_habits_change_nothing(tmp_path, bom, ending, tail):
 
 def test_other_columns_may_hold_anything(tmp_path):
     head = "note:token_seq\t" + HEAD
-    frame = read(tmp_path, head + '"quoted, \'odd\'\ta\tx\t\t5\n\tb\ty\toops\t6\n', rating=None)
+    frame = read(tmp_path, head + "\"quoted, 'odd'\ta\tx\t\t5\n\tb\ty\toops\t6\n", rating=None)
     assert list(frame.columns) == ["user", "item", "time"]
     assert frame["user"].tolist() == ["a", "b"]

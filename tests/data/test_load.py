@@ -63,7 +63,9 @@ def test_order_is_time_then_file_line_and_ids_count_first_appearances(tiny, rows
 
 
 @anew
-@given(rows_of_anything, st.integers(0, 4), st.integers(0, 4), st.booleans(), st.sampled_from([None, 2.5, 4.0]))
+@given(
+    rows_of_anything, st.integers(0, 4), st.integers(0, 4), st.booleans(), st.sampled_from([None, 2.5, 4.0])
+)
 def test_filters_equal_brute_force(tiny, rows, min_user, min_item, iterate, min_rating):
     rated = [r for r in rows if min_rating is None or r[2] >= min_rating]
     kept = brute_core(rated, min_user, min_item, iterate)
@@ -120,7 +122,7 @@ def test_reserved_and_absent_things_are_refused(tiny, tiny_spec, tmp_path):
 def test_item_texts_are_raw(tmp_path, tiny_spec, ending):
     lines = [
         "item_id:token\ttitle:token_seq\tbrand:token\tcategory:token_seq",
-        'a\t7" "Single", \u00e9dition\tX\t\'Makeup\', \'Nail Polish\'',
+        "a\t7\" \"Single\", \u00e9dition\tX\t'Makeup', 'Nail Polish'",
         "NA\tnull\t\t",
     ]
     (tmp_path / "tiny.item").write_bytes(b"\xef\xbb\xbf" + ending.join(lines).encode() + ending.encode())

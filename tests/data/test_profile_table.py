@@ -8,7 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from recbole_kd.data.history import history_hash
-from recbole_kd.data.profile_table import ProfileRows, load_profiles, read_embedding_file, write_embedding_file
+from recbole_kd.data.profile_table import (
+    ProfileRows,
+    load_profiles,
+    read_embedding_file,
+    write_embedding_file,
+)
 from recbole_kd.data.split import make_split
 from recbole_kd.errors import LeakageError, ProfileError
 
@@ -29,7 +34,9 @@ def full_rows(split, n=None, dimension=3):
     users = split.dataset.user_tokens[split.train.users[:n]].tolist()
     histories = [train_tokens(split, r) for r in range(n)]
     vectors = np.random.default_rng(0).normal(size=(n, dimension))
-    return ProfileRows.build(users, [len(h) for h in histories], [history_hash(h) for h in histories], vectors)
+    return ProfileRows.build(
+        users, [len(h) for h in histories], [history_hash(h) for h in histories], vectors
+    )
 
 
 def save(path, rows, split, **manifest):
@@ -100,7 +107,7 @@ def test_shuffled_placebo_is_checked_against_its_source(tmp_path, split):
     rolled = dataclasses.replace(rows, user=np.roll(rows.user, 1))
     save(tmp_path / "e.parquet", rolled, split, placebo="shuffled")
     table = load(tmp_path / "e.parquet", split)
-    assert np.array_equal(table.vectors[split.train.users[1], 0], rows.vector[0])
+    assert np.array_equal(table.vectors[split.train.users[0], 0], rows.vector[1])
     wrong = dataclasses.replace(rolled, source_user=rolled.user)
     save(tmp_path / "w.parquet", wrong, split)
     with pytest.raises(LeakageError):
@@ -144,14 +151,22 @@ def test_profiles_of_users_outside_train_are_leaks(tmp_path, tiny, tiny_spec):
 @pytest.mark.parametrize("column", ["user", "source_user"])
 def test_unknown_user(tmp_path, split, column):
     rows = full_rows(split)
-    save(tmp_path / "e.parquet", dataclasses.replace(rows, **{column: np.array([*rows.user[:5], "bob"], object)}), split)
+    save(
+        tmp_path / "e.parquet",
+        dataclasses.replace(rows, **{column: np.array([*rows.user[:5], "bob"], object)}),
+        split,
+    )
     with pytest.raises(ProfileError, match=f"row 5, field {column}: user 'bob' is not in dataset tiny"):
         load(tmp_path / "e.parquet", split)
 
 
 def test_the_padding_token_is_no_user(tmp_path, split):
     rows = full_rows(split)
-    save(tmp_path / "e.parquet", dataclasses.replace(rows, user=np.array([*rows.user[:5], "[PAD]"], object)), split)
+    save(
+        tmp_path / "e.parquet",
+        dataclasses.replace(rows, user=np.array([*rows.user[:5], "[PAD]"], object)),
+        split,
+    )
     with pytest.raises(ProfileError, match=r"'\[PAD\]' is not in dataset"):
         load(tmp_path / "e.parquet", split)
 
@@ -199,7 +214,10 @@ def raw_table(split, **columns):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"vector": pa.array([[1.0, 2.0, 3.0]] * 5 + [[1.0]])}, "row 5, field vector: dimension 1, other rows have 3"),
+        (
+            {"vector": pa.array([[1.0, 2.0, 3.0]] * 5 + [[1.0]])},
+            "row 5, field vector: dimension 1, other rows have 3",
+        ),
         ({"vector": pa.array([[1.0, 2.0]] * 6)}, "dimension 2 but the manifest says 3"),
         ({"vector": pa.array([[1.0, None, 3.0]] * 6)}, "without blanks"),
         ({"vector": pa.array([["a"]] * 6)}, "expected numbers"),

@@ -39,9 +39,7 @@ def as_dict(dataset, sequences):
 def evaluated(dataset, part):
     history = as_dict(dataset, part.history)
     targets = dataset.item_tokens[part.targets].tolist()
-    return {
-        user: (items, target) for (user, items), target in zip(history.items(), targets, strict=True)
-    }
+    return {user: (items, target) for (user, items), target in zip(history.items(), targets, strict=True)}
 
 
 @anew
