@@ -160,8 +160,9 @@ def _notes(results: Results, comparisons: Sequence[Comparison], partial: bool) -
     if partial:
         notes.insert(0, "* mean over the method's own users, fewer than the dataset has; not ranked")
     notes += [f"{c.dataset} {c.label}: {'; '.join(c.notes)}" for c in comparisons if c.notes and c.result]
-    if any(c.result and c.result.n_seeds == 1 for c in comparisons):
-        notes.append("comparisons on one seed cover users only, not training randomness")
+    for comparison in comparisons:
+        if comparison.result and comparison.result.n_seeds < 3:
+            notes += [f"{comparison.dataset} {comparison.label}: {n}" for n in comparison.result.notes]
     return list(dict.fromkeys(notes))
 
 

@@ -34,6 +34,11 @@ from analysis.stats.result import TestResult
 FloatArray = NDArray[np.float64]
 DEFAULT_RESAMPLES = 2_000
 
+_SEED_NOTES: dict[int, tuple[str, ...]] = {
+    1: ("one seed: training randomness is not covered",),
+    2: ("two seeds: the seed variance rests on one degree of freedom, take p and interval with care",),
+}
+
 
 @dataclass(frozen=True)
 class TwoWay:
@@ -170,7 +175,6 @@ def two_level(
         tail = 0.5 - confidence / 2
         low, high = (float(q) for q in np.quantile(replicates, [tail, 1 - tail]))
     kind = "calibrated" if calibrate else "percentile"
-    one_seed = ("one seed: training randomness is not covered",) if len(d) == 1 else ()
     return TestResult(
         test="crossed random effects t (quasi-F)",
         unit="users x seeds" if len(d) > 1 else "users",
@@ -187,7 +191,7 @@ def two_level(
         p=anova.p,
         effect_size=cohens_dz(d.mean(axis=0)),
         effect_name="Cohen's d_z",
-        notes=one_seed,
+        notes=_SEED_NOTES.get(len(d), ()),
     )
 
 

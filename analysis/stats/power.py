@@ -1,0 +1,115 @@
+"""What this many users and seeds could have shown, and how many a smaller gain would need.
+
+Variance components come from the comparison at hand (`analysis.stats.twolevel.two_way`), so the
+answer is for this dataset, metric and pair of methods; components are themselves estimates.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+
+from analysis.stats.twolevel import TwoWay
+
+
+@dataclass(frozen=True)
+class Design:
+    """Variance components with a number of seeds and users.
+
+    Attributes
+    ----------
+    var_seed, var_user, var_error : float
+    n_seeds, n_users : int
+    """
+
+    var_seed: float
+    var_user: float
+    var_error: float
+    n_seeds: int
+    n_users: int
+
+    @classmethod
+    def of(cls, anova: TwoWay) -> Design:
+        """The design that was run."""
+        return cls(anova.var_seed, anova.var_user, anova.var_error, anova.n_seeds, anova.n_users)
+
+    @property
+    def error(self) -> float:
+        """Expected standard error of the mean difference."""
+        s, u = self.n_seeds, self.n_users
+        return math.sqrt(self.var_seed / s + self.var_user / u + self.var_error / (s * u))
+
+    @property
+    def df(self) -> float:
+        """Satterthwaite's degrees of freedom at the expected mean squares."""
+        s, u = self.n_seeds, self.n_users
+        if s == 1:
+            return u - 1.0
+        ms_user = self.var_error + s * self.var_user
+        ms_seed = self.var_error + u * self.var_seed
+        numerator = ms_seed + ms_user - self.var_error
+        squares = ms_seed**2 / (s - 1) + ms_user**2 / (u - 1) + self.var_error**2 / ((s - 1) * (u - 1))
+        return float(np.clip(numerator**2 / squares, s - 1, u - 1)) if squares > 0 else u - 1.0
+
+
+def power(design: Design, difference: float, *, alpha: float = 0.05) -> float:
+    """Probability that the two-sided test at ``alpha`` finds a true mean ``difference``."""
+    if design.error == 0:
+        return 1.0 if difference else alpha
+    shift = abs(difference) / design.error
+    critical = float(stats.t.ppf(1 - alpha / 2, design.df))
+    if shift > 30 or design.df > 1e5:
+        upper = stats.norm.sf(critical - shift) + stats.norm.cdf(-critical - shift)
+    else:
+        upper = stats.nct.sf(critical, design.df, shift) + stats.nct.cdf(-critical, design.df, shift)
+    return float(upper)
+
+
+def smallest_detectable(design: Design, *, alpha: float = 0.05, target: float = 0.8) -> float:
+    """Smallest true difference that is found with probability ``target``, in units of the metric."""
+    if design.error == 0:
+        return 0.0
+    high = design.error
+    while power(design, high, alpha=alpha) < target:
+        high *= 2
+    return float(
+        optimize.brentq(lambda x: power(design, x, alpha=alpha) - target, 0.0, high, xtol=1e-9 * design.error)
+    )
+
+
+def _smallest(
+    design: Design, name: str, difference: float, alpha: float, target: float, limit: int
+) -> int | None:
+    def enough(n: int) -> bool:
+        changed = replace(design, n_seeds=n) if name == "n_seeds" else replace(design, n_users=n)
+        return power(changed, difference, alpha=alpha) >= target
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, high * 2
+        if high > limit:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def users_needed(
+    design: Design, difference: float, *, alpha: float = 0.05, target: float = 0.8, limit: int = 10**8
+) -> int | None:
+    """Users that find ``difference`` with probability ``target`` at the same number of seeds.
+
+    None if no number does: then the seeds, not the users, are the limit.
+    """
+    return _smallest(design, "n_users", difference, alpha, target, limit)
+
+
+def seeds_needed(
+    design: Design, difference: float, *, alpha: float = 0.05, target: float = 0.8, limit: int = 10_000
+) -> int | None:
+    """Seeds (2 or more) that find ``difference`` with these users; None if no number does."""
+    return _smallest(design, "n_seeds", difference, alpha, target, limit)
