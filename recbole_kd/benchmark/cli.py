@@ -135,12 +135,14 @@ def _sweep(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    from recbole_kd.benchmark.artefacts import build, build_in_child
     from recbole_kd.benchmark.sweep import run_sweep
 
+    builder = build if workers == 0 else build_in_child
     engine, device = _engine(workers, scheduler, device)
     reporter = _reporter(quiet, as_json)
     try:
-        done = run_sweep(experiment, results, engine, reporter, device=device, cells=cells)
+        done = run_sweep(experiment, results, engine, reporter, device=device, cells=cells, build=builder)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
         raise typer.Exit(130) from None

@@ -150,7 +150,9 @@ def _run(task: CellTask, results: Path) -> None:
     }
     done = time.perf_counter()
     manifest = {
-        "label": task.label,
+        # Dataset and variant are names: another experiment may call the same run otherwise.
+        "label": {name: task.label[name] for name in ("backbone", "seed")},
+        "written_as": task.label,
         "model": spec.student.model,
         "metrics": _metrics(ranks, task.metrics),
         "best_epoch": result.best_epoch,

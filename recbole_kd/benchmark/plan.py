@@ -103,7 +103,7 @@ def durations(results: Path) -> dict[Kind, float]:
     for path in rundir.finished(results):
         try:
             manifest = rundir.read_manifest(path)
-            kind = (str(manifest["label"]["dataset"]), str(manifest["model"]))
+            kind = (str(manifest["written_as"]["dataset"]), str(manifest["model"]))
             seen.setdefault(kind, []).append(float(manifest["seconds"]["total"]))
         except (StoreError, KeyError, TypeError, ValueError):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,18 @@ class _Variant:
 def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
     listed = list(_with_controls(spec, list(_variants(spec, data)), data))
     variants = sorted(listed, key=lambda v: v.name != spec.baseline)
+    defaults = cache(lambda backbone, kd: rooms.model_defaults(backbone, kd, data.where("backbones")))
+    datasets = {name: rooms.dataset(name, data.where("datasets")) for name in spec.datasets}
+    domains = {dataset.domain for dataset, _ in datasets.values()}
+    taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
-        dataset, dataset_source = rooms.dataset(dataset_name, data.where("datasets"))
+        dataset, dataset_source = datasets[dataset_name]
         chosen = [v for v in variants if v.spec.backbones is None or backbone in v.spec.backbones]
-        students = {v.name: _student(dataset_name, backbone, v, data) for v in chosen}
-        teachers = {v.name: rooms.teacher(v.spec, dataset.domain, v.mark) for v in chosen}
+        students = {}
+        for variant in chosen:
+            model = defaults(backbone, variant.spec.distilled)
+            students[variant.name] = _student(dataset_name, backbone, variant, data, model)
+        teachers = {v.name: taught[v.name, dataset.domain] for v in chosen}
         for seed, variant in itertools.product(spec.seeds, chosen):
             teacher = teachers[variant.name]
             cell = CellSpec(
@@ -193,14 +201,15 @@ def _teacher_key(variant: _Variant) -> str:
     return repr((None if found is None else found.key(), spec))
 
 
-def _student(dataset: str, backbone: str, variant: _Variant, data: MarkedDict) -> StudentSpec:
+def _student(
+    dataset: str, backbone: str, variant: _Variant, data: MarkedDict, model: MarkedDict
+) -> StudentSpec:
     distilled = variant.spec.distilled
     if not distilled and variant.spec.distill:
         where = variant.data.where("distill")
         raise SpecError(
             f"{where}: variant '{variant.name}' has 'distill' but neither 'teacher' nor 'embeddings'"
         )
-    model = rooms.model_defaults(backbone, distilled, data.where("backbones"))
     layers = [(o, m) for o, m in _overrides(data) if _applies(o["where"], dataset, backbone, variant.name)]
     layers.append((variant.data, variant.mark))
     for layer, _ in layers:

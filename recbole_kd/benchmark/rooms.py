@@ -48,7 +48,6 @@ def digest_of(path: Path) -> str:
     return file_digest(str(path), (stat.st_size, stat.st_mtime_ns))
 
 
-@cache
 def dataset(name: str, asked_at: object = None) -> tuple[DatasetSpec, dict[str, str]]:
     """Spec of a dataset and the digests of its atomic files.
 
@@ -77,7 +76,6 @@ def dataset_source(spec: DatasetSpec) -> dict[str, str]:
     return result
 
 
-@cache
 def _model_file(name: str, asked_at: object) -> MarkedDict:
     data = properties.load("model", name, asked_at)
     validated(ModelFile, data, f"model '{name}'")

@@ -22,7 +22,6 @@ from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.errors import UserError
 
-
 Builder = Callable[[Path, Sequence[PlannedCell]], dict[str, Artefacts]]
 
 
@@ -45,6 +44,7 @@ def run_sweep(
     device: str,
     cells: Sequence[PlannedCell] | None = None,
     build: Builder = build_in_child,
+    figures: bool = True,
 ) -> SweepResult:
     """Run the missing cells of an experiment.
 
@@ -54,6 +54,8 @@ def run_sweep(
         Only these (``--only``); the record and the tables still name every cell of the experiment.
     build : callable
         Makes the files that cells share: ``(results, planned cells) -> {cell digest: Artefacts}``.
+    figures : bool
+        Draw the figure too.
 
     Raises
     ------
@@ -64,6 +66,7 @@ def run_sweep(
     try:
         plan = _prepared(experiment, results, reporter, cells, engine.workers)
         artefacts = _artefacts(plan, results, build)
+        _note_coverage(plan, artefacts, reporter)
     except UserError:
         _undo(created)
         raise
@@ -73,7 +76,7 @@ def run_sweep(
         len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
     ):
         _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
-    _write_outputs(sweep.folder)
+    _write_outputs(sweep.folder, figures)
     reporter.table(sweep.folder, final=True)
     return sweep
 
@@ -101,6 +104,16 @@ def _artefacts(plan: Plan, results: Path, build: Builder) -> dict[str, Artefacts
         return {}
     _check_writable(results)
     return build(results, [s.planned for s in todo])
+
+
+def _note_coverage(plan: Plan, artefacts: dict[str, Artefacts], reporter: Reporter) -> None:
+    """Name every teacher that does not know all users: the others contribute nothing to distillation."""
+    said = set()
+    for state in plan.todo():
+        label, coverage = state.planned.label, artefacts[state.cell].coverage
+        if coverage is not None and coverage < 1 and (label.dataset, label.variant) not in said:
+            said.add((label.dataset, label.variant))
+            reporter.note(f"{label.dataset} {label.variant}: profiles for {coverage:.0%} of the train users")
 
 
 def _check_writable(results: Path) -> None:
@@ -178,10 +191,10 @@ def _headline(results: Path, outcome: Outcome, metric: str) -> tuple[str, float]
     return None if value is None else (metric, float(value))
 
 
-def _write_outputs(folder: Path) -> None:
+def _write_outputs(folder: Path, figures: bool) -> None:
     from analysis.write import write_outputs
 
-    write_outputs(folder)
+    write_outputs(folder, figures=figures)
 
 
 def _undo(created: list[Path]) -> None:

@@ -82,15 +82,19 @@ def _locate(data: Any, loc: Sequence[str | int]) -> Mark | None:
     for part in loc:
         if isinstance(data, MarkedDict):
             mark = data.where(str(part))
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            break
+        data = _step(data, part)
         if isinstance(data, MarkedDict) and not isinstance(part, str):
             mark = data.mark
     return mark
+
+
+def _step(data: Any, part: str | int) -> Any:
+    """Value at ``part``, or ``None`` where there is none."""
+    if isinstance(data, Mapping):
+        return data.get(part)
+    if isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+        return data[part]
+    return None
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

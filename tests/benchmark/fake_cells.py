@@ -1,0 +1,99 @@
+"""Cells without training: run directories whose ranks depend on the cell's address alone.
+
+Also a driver, ``python fake_cells.py EXPERIMENT RESULTS WORKERS SECONDS LOG``, to be killed by tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recbole_kd.benchmark import rundir
+from recbole_kd.benchmark.artefacts import Artefacts
+from recbole_kd.benchmark.executor import BUSY, DONE, EXISTS, FAILED, CellTask, Outcome
+from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.spec import PlannedCell
+
+USERS = 20
+
+
+def no_artefacts(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:
+    """Stand-in for the builder."""
+    return {cell.cell: Artefacts(results / "none", None, None) for cell in planned}
+
+
+def write_fake_run(results: Path, cell: str, label: dict[str, Any]) -> None:
+    """Write a run directory as the real executor does."""
+    draw = np.random.default_rng(int(hashlib.sha256(cell.encode()).hexdigest()[:8], 16))
+    ranks = draw.integers(1, 30, USERS).astype(np.float32)
+    columns: dict[str, Any] = {"split": ["test"] * USERS, "user": [f"u{i}" for i in range(USERS)]}
+    columns |= {"item": [f"i{i}" for i in range(USERS)], "rank": ranks, "rank_masked": ranks}
+    columns |= {name: np.full(USERS, 3, np.int32) for name in ("train_len", "history_len", "item_count")}
+    manifest = {
+        "label": {name: label[name] for name in ("backbone", "seed")},
+        "written_as": label,
+        "model": label["backbone"],
+        "metrics": {"test": {"NDCG@10": float(ranks.mean())}},
+        "seconds": {"total": 1.0},
+        "split_digest": "same",
+    }
+    history = pa.table({"epoch": [1], "loss": [1.0]})
+    rundir.write_run(
+        results,
+        cell,
+        {"fake": cell},
+        manifest,
+        {
+            "ranks.parquet": lambda path: pq.write_table(pa.table(columns), path),
+            "history.parquet": lambda path: pq.write_table(history, path),
+            "model.safetensors": lambda path: path.write_bytes(b"weights"),
+        },
+    )
+
+
+def fake_cell(seconds: float, log: Path | None, failing: str = "") -> Callable[[CellTask], Outcome]:
+    """A cell function that takes ``seconds``, appends its address to ``log`` and fails for one variant."""
+
+    def run(task: CellTask) -> Outcome:
+        results = Path(task.results)
+        with try_lock(results, f"cell-{task.cell}") as held:
+            if not held:
+                return Outcome(task.cell, BUSY)
+            if rundir.run_path(results, task.cell).exists():
+                return Outcome(task.cell, EXISTS)
+            time.sleep(seconds)
+            if failing and task.label["variant"] == failing:
+                return Outcome(task.cell, FAILED, seconds, "ValueError: on purpose", "Traceback: on purpose")
+            write_fake_run(results, task.cell, task.label)
+            if log is not None:
+                with log.open("a") as file:
+                    file.write(f"{task.cell} {os.getpid()}\n")
+        return Outcome(task.cell, DONE, seconds)
+
+    return run
+
+
+def drive(experiment: str, results: Path, workers: int, seconds: float, log: Path) -> None:
+    """Run an experiment of fake cells; workers = 0 stays in this process."""
+    from recbole_kd.benchmark.console import JsonReporter
+    from recbole_kd.benchmark.engines import DaskEngine, Engine, SerialEngine
+    from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.sweep import run_sweep
+
+    function = fake_cell(seconds, log)
+    engine: Engine = SerialEngine(function) if workers == 0 else DaskEngine(workers, function=function)
+    more: dict[str, Any] = {"device": "cpu", "build": no_artefacts, "figures": False}
+    run_sweep(load_experiment(experiment), results, engine, JsonReporter(), **more)
+
+
+if __name__ == "__main__":
+    drive(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))

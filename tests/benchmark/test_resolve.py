@@ -1,0 +1,223 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.errors import DataError, ProfileError, SpecError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def cells_of(path):
+    return {str(c.label): c.cell for c in load_experiment(path).cells}
+
+
+def test_order_completes_a_backbone_seed_by_seed_with_the_baseline_first(write_experiment):
+    path = write_experiment(
+        "order",
+        {
+            "backbones": ["SASRec", "BERT4Rec"],
+            "variants": {"other": {"hparams": {"n_layers": 3}}, "plain": {}},
+        },
+    )
+    labels = [(c.label.backbone, c.label.seed, c.label.variant) for c in load_experiment(path).cells]
+    one = [("SASRec", 1, "plain"), ("SASRec", 1, "other"), ("SASRec", 2, "plain"), ("SASRec", 2, "other")]
+    assert labels == one + [("BERT4Rec", *rest) for _, *rest in one]
+
+
+def test_addresses_are_the_same_in_another_process(place):
+    code = (
+        "from recbole_kd.benchmark.resolve import load_experiment as f\n"
+        "print(*[c.cell for c in f('small').cells])"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": "123"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [c.cell for c in load_experiment("small").cells]
+
+
+def test_names_do_not_change_the_address(place, write_experiment):
+    before = cells_of(place / "properties" / "experiment" / "small.yaml")
+    base = yaml.safe_load((place / "properties" / "experiment" / "small.yaml").read_text())
+    (place / "elsewhere").mkdir()
+    for suffix in ("inter", "item"):
+        (place / "data" / "tiny" / f"tiny.{suffix}").rename(place / "elsewhere" / f"copy.{suffix}")
+    spec = yaml.safe_load((place / "properties" / "dataset" / "tiny.yaml").read_text())
+    spec |= {"name": "copy", "path": str(place / "elsewhere"), "domain": "games"}
+    (place / "properties" / "dataset" / "copy.yaml").write_text(yaml.safe_dump(spec))
+    path = write_experiment(
+        "renamed",
+        {
+            "datasets": ["copy"],
+            "variants": {"a": base["variants"]["plain"], "b": base["variants"]["wide"]},
+            "baseline": "a",
+        },
+    )
+    assert sorted(cells_of(path).values()) == sorted(before.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda place: (place / "data/tiny/tiny.inter").write_text(
+            (place / "data/tiny/tiny.inter").read_text().replace("\t1000\n", "\t999\n", 1)
+        ),
+        lambda place: _edit(place, "dataset/tiny", {"max_item_list_length": 9}),
+        lambda place: _edit(
+            place,
+            "dataset/tiny",
+            {"filter": {"min_rating": 2, "min_user_inter": 0, "min_item_inter": 0, "iterate": True}},
+        ),
+        lambda place: _edit(
+            place, "experiment/small", {"overrides": [{"where": {}, "train": {"learning_rate": 0.01}}]}
+        ),
+    ],
+    ids=["data", "length", "filter", "train"],
+)
+def test_what_decides_the_numbers_changes_every_address(place, change):
+    before = {c.cell for c in load_experiment("small").cells}
+    change(place)
+    assert not before & {c.cell for c in load_experiment("small").cells}
+
+
+def _edit(place, name, changes):
+    path = place / "properties" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}, sort_keys=False))
+
+
+def line_of(path, text):
+    return 1 + next(i for i, line in enumerate(path.read_text().splitlines()) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong", "expected"),
+    [
+        ({"bakcbones": ["SASRec"]}, "bakcbones", "unknown key 'bakcbones'; did you mean 'backbones'"),
+        ({"backbones": ["SASrec"]}, "backbones", "no model 'SASrec'; did you mean 'SASRec'"),
+        ({"datasets": ["tinny"]}, "datasets", "no dataset 'tinny'; did you mean 'tiny'"),
+        ({"metrics": ["NCDG@10"]}, "metrics", "did you mean 'NDCG'"),
+        ({"baseline": "plian"}, "baseline", "baseline 'plian' is no variant; did you mean 'plain'"),
+        ({"seeds": [1, 1]}, "seeds", "1 is listed twice"),
+        ({"seeds": "one"}, "seeds", "'seeds' = 'one'"),
+        (
+            {"variants": {"plain": {"hparam": {}}}},
+            "hparam",
+            "unknown key 'variants.plain.hparam'; did you mean 'hparams'",
+        ),
+        (
+            {"variants": {"plain": {"hparams": {"n_layer": 1}}}},
+            "n_layer",
+            "unknown SASRec hparams key 'n_layer'; did you mean 'n_layers'",
+        ),
+        (
+            {"variants": {"plain": {"hparams": {"n_layers": "two"}}}},
+            "n_layers",
+            "'hparams.n_layers' = 'two' must be a whole number",
+        ),
+        (
+            {"variants": {"plain": {"train": {"epochs": 0}}}},
+            "epochs",
+            "'train.epochs' = 0: input should be greater than or equal to 1",
+        ),
+        (
+            {"variants": {"plain": {"distill": {"alpha": 0.1}}}},
+            "distill",
+            "has 'distill' but neither 'teacher' nor 'embeddings'",
+        ),
+        (
+            {"variants": {"plain": {"grid": {"hparam.n_layers": [1]}}}},
+            "hparam.n_layers",
+            "grid path 'hparam.n_layers' must",
+        ),
+        ({"overrides": [{"where": {"bakbone": "SASRec"}}]}, "bakbone", "did you mean 'backbone'"),
+        ({"include": "nothing"}, "include", "does not exist"),
+        ({"experiment": "../out"}, "experiment", "'experiment' = '../out'"),
+    ],
+)
+def test_a_slip_names_file_line_and_mend(write_experiment, changes, wrong, expected):
+    path = write_experiment("wrong", changes)
+    with pytest.raises(SpecError) as error:
+        load_experiment(path)
+    assert str(error.value).startswith(f"{path}:{line_of(path, wrong)}: ")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_slip_in_a_model_file_names_that_file(place, write_experiment):
+    path = place / "properties" / "model" / "SASRec.yaml"
+    path.write_text(
+        (ROOT / "properties/model/SASRec.yaml").read_text().replace("learning_rate", "learnin_rate")
+    )
+    with pytest.raises(
+        SpecError, match=rf"SASRec\.yaml:{line_of(path, 'learnin_rate')}: .*did you mean 'learning_rate'"
+    ):
+        load_experiment("small")
+
+
+def test_missing_files(place, write_experiment):
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: no such experiment"):
+        load_experiment("nowhere.yaml")
+    with pytest.raises(SpecError, match="no experiment 'smal'; did you mean 'small'"):
+        load_experiment("smal")
+    path = write_experiment("kd", {"variants": {"plain": {}, "kd": {"embeddings": "none.parquet"}}})
+    with pytest.raises(ProfileError, match=rf"{path}:\d+: embedding file 'none.parquet' does not exist"):
+        load_experiment(path)
+    (place / "data" / "tiny" / "tiny.inter").unlink()
+    with pytest.raises(DataError, match=r"tiny\.inter: dataset 'tiny' has no such file; put"):
+        load_experiment("small")
+
+
+def test_include_defaults_and_overrides(place, write_experiment):
+    (place / "properties" / "experiment" / "part.yaml").write_text("seeds: [5]\nmetrics: [MRR]\n")
+    path = write_experiment(
+        "layers",
+        {
+            "include": "part",
+            "overrides": [
+                {"where": {"variant": "wide"}, "train": {"learning_rate": 0.5}},
+                {"where": {"backbone": "GRU4Rec"}, "train": {"learning_rate": 0.7}},
+            ],
+        },
+    )
+    text = path.read_text().replace("seeds:\n- 1\n- 2\n", "").replace("metrics:\n- NDCG@10\n- MRR\n", "")
+    path.write_text(text)
+    experiment = load_experiment(path)
+    assert experiment.spec.seeds == [5]
+    assert experiment.spec.metrics == ["MRR"]
+    rates = {c.label.variant: c.spec.student.train.learning_rate for c in experiment.cells}
+    assert rates == {"plain": 0.001, "wide": 0.5}
+    (place / "properties" / "experiment" / "part.yaml").write_text("include: part\n")
+    with pytest.raises(SpecError, match="round in circles"):
+        load_experiment(path)
+
+
+def test_grid_makes_a_variant_of_every_point(write_experiment):
+    grid = {"hparams.n_layers": [1, 2], "train.learning_rate": [0.1, 0.2]}
+    path = write_experiment("grid", {"seeds": [1], "variants": {"plain": {}, "g": {"grid": grid}}})
+    found = {c.label.variant: c.spec.student for c in load_experiment(path).cells}
+    assert set(found) == {"plain"} | {
+        f"g[n_layers={n},learning_rate={r}]" for n in (1, 2) for r in (0.1, 0.2)
+    }
+    point = found["g[n_layers=2,learning_rate=0.1]"]
+    assert point.hparams["n_layers"] == 2
+    assert point.train.learning_rate == 0.1
+
+
+def test_plain_and_distilled_share_everything_but_the_teacher(place, write_experiment):
+    (place / "e.npz").write_bytes(b"content")
+    kd = {"embeddings": str(place / "e.npz"), "trust_unverified": True}
+    path = write_experiment("kd", {"variants": {"plain": {}, "kd": kd}, "seeds": [1]})
+    plain, distilled = load_experiment(path).cells
+    assert distilled.spec.student.model == "SASRecKD"
+    assert distilled.spec.student.hparams == plain.spec.student.hparams
+    assert distilled.spec.student.train == plain.spec.student.train
+    before = distilled.cell
+    (place / "e.npz").write_bytes(b"other content")
+    plain_again, distilled_again = load_experiment(path).cells
+    assert plain_again.cell == plain.cell
+    assert distilled_again.cell != before

@@ -1,0 +1,277 @@
+"""The command line as a user meets it: help, bad input, real cells on a tiny dataset."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from recbole_kd.benchmark.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+_SPEC = importlib.util.spec_from_file_location(
+    "bench_conftest", Path(__file__).parent / "benchmark" / "conftest.py"
+)
+_conftest = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_conftest)
+place, write_experiment = _conftest.place, _conftest.write_experiment
+
+
+def call(*arguments: object) -> int:
+    """Run the command line in this process; return its exit status."""
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+def run_it(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, **options)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_help_names_every_verb_with_an_example_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom recbole_kd.benchmark.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code in (0, None)\n"
+        "heavy = {'torch', 'recbole', 'pandas', 'pyarrow', 'distributed', 'matplotlib', 'scipy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "run_benchmark.py run quickstart" in done.stdout
+    for verb in ("run", "plan", "list", "doctor", "status", "prune"):
+        assert f" {verb} " in done.stdout
+
+
+# What a user can get wrong in a dataset: (what to do to the files, what the one line must say).
+BAD_DATA = {
+    "missing file": (lambda d: (d / "tiny.inter").unlink(), "tiny.inter"),
+    "malformed header": (lambda d: edit(d, 0, "user_id\titem_id\trating\ttimestamp"), "tiny.inter"),
+    "missing column": (
+        lambda d: edit(d, 0, "user_id:token\titem_id:token\tstars:float\ttimestamp:float"),
+        "rating",
+    ),
+    "blank rating": (lambda d: edit(d, 3, "u1\ti3\t\t1002"), "line 4"),
+    "rating in words": (lambda d: edit(d, 3, "u1\ti3\tgood\t1002"), "line 4"),
+    "nobody to test": (lambda d: keep_first(d, 1), "nobody to"),
+}
+
+
+def edit(folder: Path, line: int, text: str) -> None:
+    path = folder / "tiny.inter"
+    lines = path.read_text().splitlines()
+    lines[line] = text
+    path.write_text("\n".join(lines) + "\n")
+
+
+def keep_first(folder: Path, count: int) -> None:
+    """Leave every user ``count`` interactions."""
+    path = folder / "tiny.inter"
+    head, *rest = path.read_text().splitlines()
+    seen: dict[str, int] = {}
+    kept = []
+    for line in rest:
+        user = line.split("\t")[0]
+        seen[user] = seen.get(user, 0) + 1
+        if seen[user] <= count:
+            kept.append(line)
+    path.write_text("\n".join([head, *kept]) + "\n")
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_gives_one_line_and_leaves_nothing(name, place, capsys):
+    damage, said = BAD_DATA[name]
+    damage(place / "data" / "tiny")
+    before = tree(place)
+    assert call("run", "small", "--results", place / "results", "--workers", 0) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1, error
+    assert error.startswith("error: ")
+    assert said in error
+    assert tree(place) == before
+    assert not (place / "results").exists()
+
+
+def embeddings(place: Path, **changes: object) -> Path:
+    """A valid embedding file of the tiny dataset, with changes to columns."""
+    from recbole_kd.data.history import history_hash
+    from recbole_kd.data.load import load_dataset
+    from recbole_kd.data.profile_table import ProfileRows, write_embedding_file
+    from recbole_kd.data.spec import DatasetSpec
+    from recbole_kd.data.split import make_split
+
+    spec = DatasetSpec.model_validate(yaml.safe_load((place / "properties/dataset/tiny.yaml").read_text()))
+    dataset = load_dataset(spec)
+    split = make_split(dataset, spec.split)
+    users = [str(dataset.user_tokens[u]) for u in split.train.users]
+    histories = [[str(dataset.item_tokens[i]) for i in split.train.row(r)] for r in range(len(users))]
+    n = int(changes.pop("users", len(users)))
+    rows = ProfileRows.build(
+        user=users[:n],
+        profile=[0] * n,
+        source_user=users[:n],
+        history_last=[len(h) for h in histories[:n]],
+        history_hash=[history_hash(h) for h in histories[:n]],
+        vector=np.random.default_rng(1).normal(size=(n, 6)).astype(np.float32),
+    )
+    path = place / "own.parquet"
+    manifest = {
+        "teacher": "own",
+        "dataset": "tiny",
+        "dataset_digest": dataset.digest,
+        "split_digest": split.digest,
+    }
+    write_embedding_file(path, rows, manifest)
+    if changes:
+        table = pq.read_table(path)
+        for column, change in changes.items():
+            values = change(table[column].to_pylist())
+            field = table.schema.field(column)
+            kind = field.type if column != "vector" else None
+            import pyarrow as pa
+
+            table = table.set_column(table.schema.get_field_index(column), column, pa.array(values, kind))
+        pq.write_table(table, path)
+    return path
+
+
+KD = {**_conftest.SMALL, "distill": {"distil_epochs": 1}}
+BAD_EMBEDDINGS = {
+    "unknown user": ({"user": lambda v: ["nobody", *v[1:]]}, "nobody"),
+    "NaN": ({"vector": lambda v: [[float("nan")] * 6, *v[1:]]}, "own.parquet"),
+    "wrong dimension": ({"vector": lambda v: [[1.0] * 5, *v[1:]]}, "dimension"),
+    "leakage": ({"history_last": lambda v: [v[0] + 1, *v[1:]]}, "own.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EMBEDDINGS)
+def test_bad_embeddings_give_one_line_and_leave_nothing(name, place, write_experiment, capsys):
+    changes, said = BAD_EMBEDDINGS[name]
+    path = embeddings(place, **changes)
+    write_experiment("kd", {"variants": {"plain": _conftest.SMALL, "kd": {**KD, "embeddings": str(path)}}})
+    before = tree(place)
+    assert call("run", "kd", "--results", place / "results", "--workers", 0) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1, error
+    assert said in error
+    assert tree(place) == before
+    assert not (place / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("distill", "said"),
+    [({"objective": "msee"}, "mse"), ({"layer": 9}, "layer"), ({"pooling": "maen"}, "mean")],
+)
+def test_a_bad_value_is_found_before_any_cell_runs(distill, said, place, write_experiment, capsys):
+    kd = {**_conftest.SMALL, "distill": {"distil_epochs": 1, **distill}, "embeddings": str(embeddings(place))}
+    write_experiment("kd", {"variants": {"plain": _conftest.SMALL, "kd": kd}})
+    assert call("run", "kd", "--results", place / "results", "--workers", 0) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1, error
+    assert said in error
+    assert not (place / "results").exists()
+
+
+def test_real_cells_with_partial_coverage_and_a_second_call_without_torch(place, write_experiment, capsys):
+    path = embeddings(place, users=20)
+    write_experiment(
+        "kd", {"variants": {"plain": _conftest.SMALL, "kd": {**KD, "embeddings": str(path)}}, "seeds": [1]}
+    )
+    results = place / "results"
+    assert call("run", "kd", "--results", results, "--workers", 0) == 0
+    out = capsys.readouterr().out
+    assert "tiny kd: profiles for 67% of the train users" in out
+    manifests = [json.loads(p.read_text()) for p in results.glob("runs/*/manifest.json")]
+    assert sorted(m["profile_coverage"] or 0 for m in manifests) == [0, pytest.approx(20 / 30)]
+    before = tree(results / "kd")
+    code = (
+        f"import sys\nfrom recbole_kd.benchmark.cli import main\n"
+        f"try:\n    main(['run', 'kd', '--results', {str(results)!r}])\nexcept SystemExit as end:\n"
+        f"    assert not end.code\nassert 'torch' not in sys.modules and 'distributed' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 exist, 0 to run" in done.stdout
+    assert {k: v for k, v in tree(results / "kd").items() if not k.endswith((".pdf", ".png"))} == {
+        k: v for k, v in before.items() if not k.endswith((".pdf", ".png"))
+    }
+
+
+def test_slips_on_the_command_line_are_one_line(place, capsys):
+    assert call("run", "smal") == 2
+    assert "did you mean 'small'" in capsys.readouterr().err
+    assert call("plan", "small", "--only", "sed=1") == 2
+    assert "did you mean 'seed'" in capsys.readouterr().err
+    assert call("plan", "small", "--only", "seed=77") == 2
+    assert "leaves no cell" in capsys.readouterr().err
+    assert call("run", "small", "--device", "gpu") == 2
+    assert call("status", "--results", place / "none") == 2
+
+
+def test_plan_changes_nothing(place, capsys):
+    before = tree(place)
+    assert call("plan", "small", "--results", place / "results", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["to_run"] == 4
+    assert [c["status"] for c in found["cells"]] == ["missing"] * 4
+    assert tree(place) == before
+
+
+def test_list_shows_what_experiments_can_name(place, capsys):
+    assert call("list", "datasets", "--json") == 0
+    names = {entry["name"] for entry in json.loads(capsys.readouterr().out)}
+    assert {"tiny", "ml-100k"} <= names
+    assert call("list", "models") == 0
+    assert "BERT4RecKD" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_kill_9_of_real_dask_cells_and_the_same_table(place, write_experiment):
+    kd = {**KD, "embeddings": str(embeddings(place))}
+    write_experiment("kd", {"variants": {"plain": _conftest.SMALL, "kd": kd}, "seeds": [1, 2, 3]})
+    whole = run_it("run", "kd", "--results", place / "whole", "--workers", "0")
+    assert whole.returncode == 0, whole.stderr
+    results = place / "results"
+    command = [
+        sys.executable,
+        str(ROOT / "run_benchmark.py"),
+        "run",
+        "kd",
+        "--results",
+        str(results),
+        "-j",
+        "2",
+    ]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(list(results.glob("runs/*/manifest.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert driver.poll() is None
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    kept = {p: p.stat().st_mtime_ns for p in results.glob("runs/*/manifest.json")}
+    done = run_it("run", "kd", "--results", results, "-j", "2")
+    assert done.returncode == 0, done.stderr
+    assert f"{6 - len(kept)} to run" in done.stdout
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items())
+    for name in ("table.md", "table.csv", "table.tex", "comparisons.csv", "experiment.json"):
+        assert (results / "kd" / name).read_bytes() == (place / "whole" / "kd" / name).read_bytes()
+    ranks = {p.parent.name: p.read_bytes() for p in results.glob("runs/*/ranks.parquet")}
+    assert ranks == {p.parent.name: p.read_bytes() for p in (place / "whole").glob("runs/*/ranks.parquet")}
+    assert not [p for p in (results / "runs").iterdir() if p.name.startswith(".")]
+    assert os.path.getsize(results / "kd" / "gains.png") > 0
