@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis import wording
 from analysis.compare import Comparison, compare
-from analysis.figures.style import GREY, LIGHT, clip_text, colours, new_figure, style
+from analysis.figures.style import GREY, LIGHT, clip_text, new_figure, style, variant_colours
 from analysis.load import Results
 
 _ROW, _HEAD = 0.165, 0.75
@@ -77,7 +77,7 @@ def forest_plot(results: Results, comparisons: Sequence[Comparison] | None = Non
     """
     found = list(compare(results) if comparisons is None else comparisons)
     rows, heads = _rows(found)
-    colour = colours([c.variant for c in found])
+    colour = variant_colours(results)
     lowest = min((y for y, _ in rows), default=-1.0)
     with style():
         figure = new_figure(_HEAD + _ROW * (1 - lowest))

@@ -12,12 +12,14 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from analysis.files import write_atomic
+from analysis.load import Results
 
 # Inches; the column of the common two-column templates.
 COLUMN_WIDTH = 3.35
 
 # Okabe and Ito, Color universal design (2008), without the yellow that is weak on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BASELINE = "#000000"
 GREY = "#6b6b6b"
 LIGHT = "#d9d9d9"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -61,6 +63,13 @@ def new_figure(height: float, width: float = COLUMN_WIDTH) -> Figure:
 def colours(names: Sequence[str]) -> dict[str, str]:
     """Colour of every name, in order; the palette repeats after seven."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def variant_colours(results: Results) -> dict[str, str]:
+    """The same colour for a variant in every figure; the baseline is black."""
+    others = [v for v in dict.fromkeys(m[2] for m in results.methods()) if v != results.baseline]
+    palette = [c for c in COLOURS if c != BASELINE]
+    return {results.baseline: BASELINE} | {v: palette[i % len(palette)] for i, v in enumerate(others)}
 
 
 def clip_text(text: str, width: int = 28) -> str:

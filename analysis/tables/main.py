@@ -1,9 +1,9 @@
-"""The tables of a paper, as `analysis.table.Table` objects."""
+"""The main table: methods x datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from analysis import wording
 from analysis.compare import DEFAULT_TEST, Comparison, compare
 from analysis.load import Results
 from analysis.table import Cell, Column, Table
+from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
 
 if TYPE_CHECKING:
@@ -247,6 +248,34 @@ def main_table(
         notes=tuple(_notes(results, comparisons, partial)),
         frame=pd.DataFrame(frame),
     )
+
+
+def ablation_table(
+    results: Results, reference: str, *, variants: Sequence[str] | None = None, correction: str = "holm"
+) -> Table:
+    """What taking a part away costs: every variant against the complete method.
+
+    Parameters
+    ----------
+    reference : str
+        The complete variant; differences are variant minus reference.
+    variants : sequence of str, optional
+        Rows besides the reference; all by default. They also are the family.
+
+    Raises
+    ------
+    SpecError
+        An unknown variant.
+    """
+    known = list(dict.fromkeys(v for _, _, v in results.methods()))
+    for name in (reference, *(variants or ())):
+        if name not in known:
+            raise SpecError(f"variant '{name}': this experiment has {', '.join(known)}")
+    rows = results.runs
+    chosen = rows[rows["variant"].isin([reference, *(variants or known)])].reset_index(drop=True)
+    part = replace(results, runs=chosen, baseline=reference)
+    table = main_table(part, correction=correction)
+    return replace(table, name="ablation", title=f"{results.experiment}: ablation of '{reference}'")
 
 
 def console_table(results: Results) -> rich.table.Table:

@@ -1,0 +1,157 @@
+"""Every test on every comparison, side by side, and the comparison over datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import pair_layout, planned_pairs
+from analysis.load import Results
+from analysis.stats.correction import correct
+from analysis.stats.datasets import DatasetComparison, compare_over_datasets
+from analysis.stats.effects import cliffs_delta, cohens_dz, dominance, relative_gain
+from analysis.stats.equivalence import bayesian_signed_rank, tost
+from analysis.stats.paired import bca_interval, sign_flip, t_test, wilcoxon
+from analysis.stats.power import Design, power, seeds_needed, smallest_detectable, users_needed
+from analysis.stats.seeds import seeds_t_test
+from analysis.stats.twolevel import two_way
+from analysis.tables.main import summarise
+from recbole_kd.metrics import standard_name
+
+# Columns of p-values that `evidence` corrects, each column a family of its own.
+P_COLUMNS = ("p_two_level", "p_t", "p_wilcoxon", "p_sign_flip", "p_seeds")
+
+
+def evidence(
+    results: Results,
+    *,
+    metric: str | None = None,
+    baseline: str | None = None,
+    margin_percent: float = 1.0,
+    n_resamples: int = 2_000,
+    seed: int = 0,
+    correction: str = "holm",
+) -> pd.DataFrame:
+    """All tests of every comparison on one metric.
+
+    Parameters
+    ----------
+    metric, baseline : str, optional
+        Primary metric and the experiment's baseline by default.
+    margin_percent : float
+        Margin of equivalence (TOST) and region of practical equivalence, in per cent of the
+        baseline's mean.
+    n_resamples, seed : int
+
+    Returns
+    -------
+    DataFrame
+        One row per comparison that has runs: estimate and effect sizes; ``p_two_level`` (unit
+        users x seeds), ``p_t``, ``p_wilcoxon``, ``p_sign_flip`` (users), ``p_seeds`` (seeds),
+        each also with suffix ``_corrected``; BCa limits; ``p_tost``; ``p_worse``, ``p_equal``,
+        ``p_better``; power columns (see `power_row`).
+    """
+    name, reference = standard_name(metric or results.metrics[0]), baseline or results.baseline
+    rows: list[dict[str, Any]] = []
+    for dataset, backbone, variant in planned_pairs(results, reference):
+        layout, seeds = pair_layout(results, dataset, (backbone, variant), (backbone, reference), name)
+        if layout is None:
+            continue
+        d = layout.differences
+        mean, base = d.mean(axis=0), float(layout.baseline.mean())
+        bca = bca_interval(mean, n_resamples=n_resamples, seed=seed)
+        margin = base * margin_percent / 100
+        row: dict[str, Any] = {
+            "dataset": dataset,
+            "backbone": backbone,
+            "variant": variant,
+            "baseline": reference,
+            "metric": name,
+            "n_users": d.shape[1],
+            "n_seeds": len(seeds),
+            "estimate": float(d.mean()),
+            "gain_percent": relative_gain(float(layout.method.mean()), base),
+            "cohens_d_z": cohens_dz(mean),
+            "cliffs_d_w": dominance(mean),
+            "cliffs_delta": cliffs_delta(layout.method.mean(axis=0), layout.baseline.mean(axis=0)),
+            "p_two_level": two_way(d).p,
+            "p_t": t_test(mean).p,
+            "p_wilcoxon": wilcoxon(mean).p,
+            "p_sign_flip": sign_flip(mean, seed=seed).p,
+            "p_seeds": seeds_t_test(layout.method.mean(axis=1), layout.baseline.mean(axis=1)).p,
+            "bca_low": bca.low,
+            "bca_high": bca.high,
+            "margin": margin,
+        }
+        if margin > 0:
+            posterior = bayesian_signed_rank(mean, margin, seed=seed)
+            row["p_tost"] = tost(d, margin).p
+            row |= {"p_worse": posterior.worse, "p_equal": posterior.equal, "p_better": posterior.better}
+        rows.append(row | power_row(d, base))
+    frame = pd.DataFrame(rows)
+    for column in P_COLUMNS if len(frame) else ():
+        planned = len(planned_pairs(results, reference))
+        frame[f"{column}_corrected"] = correct(frame[column].to_numpy(), correction, planned)
+    return frame
+
+
+def power_row(differences: np.ndarray, baseline_mean: float, *, target: float = 0.8) -> dict[str, Any]:
+    """What this layout [S, U] could have shown, uncorrected level .05, power ``target``.
+
+    ``detectable_percent``: smallest gain; ``power_1_percent``: power for a gain of 1 %;
+    ``users_for_1_percent``, ``seeds_for_1_percent``: how many that would need with the other
+    number as it is; None where no number would do.
+    """
+    design = Design.of(two_way(differences))
+    one = 0.01 * baseline_mean
+    row: dict[str, Any] = {
+        "var_seed": design.var_seed,
+        "var_user": design.var_user,
+        "var_error": design.var_error,
+    }
+    if one <= 0:
+        return row
+    return row | {
+        "detectable_percent": 100 * smallest_detectable(design, target=target) / baseline_mean,
+        "power_1_percent": power(design, one),
+        "users_for_1_percent": users_needed(design, one, target=target),
+        "seeds_for_1_percent": seeds_needed(design, one, target=target) if design.n_seeds > 1 else None,
+    }
+
+
+def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Mean metric per dataset (rows) and method (columns), and the datasets left out for gaps."""
+    name = standard_name(metric or results.metrics[0])
+    summaries = summarise(results, [name])
+    cells: dict[str, dict[str, float]] = {}
+    for (method, _), summary in summaries.items():
+        complete = summary.means and not summary.partial
+        cells.setdefault(method[0], {})[f"{method[1]} {method[2]}"] = (
+            summary.mean if complete else float("nan")
+        )
+    scores = pd.DataFrame.from_dict(cells, orient="index")
+    gaps = [str(d) for d in scores.index[scores.isna().any(axis=1)]]
+    return scores.drop(index=gaps), gaps
+
+
+def over_datasets(
+    results: Results, metric: str | None = None, *, methods: Sequence[str] | None = None, alpha: float = 0.05
+) -> tuple[DatasetComparison, list[str]]:
+    """Friedman, Nemenyi and Wilcoxon-Holm with the dataset as the unit.
+
+    Parameters
+    ----------
+    methods : sequence of str, optional
+        ``"backbone variant"`` names to compare; all by default.
+
+    Returns
+    -------
+    DatasetComparison, list of str
+        The comparison and the datasets that were left out because a method lacks there.
+    """
+    scores, gaps = dataset_scores(results, metric)
+    chosen = scores if methods is None else scores[list(methods)]
+    return compare_over_datasets(chosen, alpha=alpha), gaps

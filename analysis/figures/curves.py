@@ -1,0 +1,164 @@
+"""Lines: training curves, sensitivity to a parameter, dose and response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.style import (
+    GREY,
+    LIGHT,
+    LINES,
+    MARKERS,
+    clip_text,
+    colours,
+    new_figure,
+    style,
+    variant_colours,
+)
+from analysis.load import Results
+from analysis.parameters import curve_frame
+
+_LOSSES = ("loss", "loss_rec", "loss_distil")
+
+
+def _mean_history(frames: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
+    """Mean, lowest and highest over seeds per epoch, as long as any seed trained."""
+    parts = [f.set_index("epoch")[column] for f in frames if column in f and f[column].notna().any()]
+    if not parts:
+        return pd.DataFrame(columns=["mean", "low", "high"])
+    wide = pd.concat(parts, axis=1)
+    return pd.DataFrame({"mean": wide.mean(axis=1), "low": wide.min(axis=1), "high": wide.max(axis=1)})
+
+
+def _last_distil_epoch(frames: Sequence[pd.DataFrame]) -> float | None:
+    ends = [f.loc[f["phase"] == "distil", "epoch"].max() for f in frames if "phase" in f]
+    known = [float(e) for e in ends if pd.notna(e)]
+    return float(np.mean(known)) if known else None
+
+
+def training_curves(
+    results: Results,
+    dataset: str,
+    backbone: str,
+    *,
+    variants: Sequence[str] | None = None,
+    valid: str = "valid_ndcg@10",
+    loss: str = "loss_rec",
+) -> Figure:
+    """Validation metric and loss per epoch; a dotted line ends the distillation phase.
+
+    Parameters
+    ----------
+    variants : sequence of str, optional
+        All with finished runs by default.
+    valid, loss : str
+        Columns of ``history.parquet``.
+
+    Returns
+    -------
+    matplotlib Figure
+        Lines are means over seeds, bands the range over seeds.
+    """
+    names = [m[2] for m in results.methods() if m[:2] == (dataset, backbone)]
+    chosen = [v for v in (variants or names) if results.cells(dataset, backbone, v)]
+    colour = variant_colours(results)
+    with style():
+        figure = new_figure(3.1)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for number, variant in enumerate(chosen):
+            frames = [results.history(c) for c in results.cells(dataset, backbone, variant).values()]
+            frames = [f for f in frames if len(f)]
+            for axes, column in ((upper, valid), (lower, loss)):
+                line = _mean_history(frames, column)
+                axes.fill_between(
+                    line.index, line["low"], line["high"], color=colour[variant], alpha=0.15, lw=0
+                )
+                axes.plot(
+                    line.index,
+                    line["mean"],
+                    LINES[number % 5],
+                    color=colour[variant],
+                    label=clip_text(variant),
+                )
+                end = _last_distil_epoch(frames)
+                if end is not None:
+                    axes.axvline(end + 0.5, color=colour[variant], lw=0.7, ls=":")
+        upper.set_ylabel(valid.replace("valid_", "valid "))
+        upper.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
+        lower.set_ylabel(loss.replace("_", " "))
+        lower.set_xlabel("epoch (dotted: end of distillation)")
+        if chosen:
+            figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _curve(axes: Axes, frame: pd.DataFrame, number: int, colour: str, label: str) -> None:
+    axes.errorbar(
+        frame["value"],
+        frame["mean"],
+        yerr=frame["sd"].fillna(0.0),
+        color=colour,
+        ls=LINES[number % len(LINES)],
+        marker=MARKERS[number % len(MARKERS)],
+        capsize=2,
+        elinewidth=0.8,
+        label=label,
+    )
+
+
+def parameter_curve(
+    results: Results, name: str, *, metric: str | None = None, xlabel: str | None = None, log: bool = False
+) -> Figure:
+    """Metric against a swept parameter: sensitivity to alpha, or dose and response.
+
+    Parameters
+    ----------
+    name : str
+        Parameter in ``spec.yaml``, see `analysis.parameters.parameter`.
+    metric : str, optional
+    xlabel : str, optional
+    log : bool
+        Logarithmic abscissa.
+
+    Returns
+    -------
+    matplotlib Figure
+        Mean and sd over seeds per backbone and dataset; the baseline is a horizontal line.
+    """
+    frame = curve_frame(results, name, metric)
+    with style():
+        figure = new_figure(2.3)
+        axes = figure.add_subplot()
+        groups = list(frame.groupby(["dataset", "backbone"], sort=False)) if len(frame) else []
+        several = frame["dataset"].nunique() > 1 if len(frame) else False
+        colour = colours([f"{d} {b}" for (d, b), _ in groups])
+        for number, ((dataset, backbone), part) in enumerate(groups):
+            key = f"{dataset} {backbone}"
+            label = clip_text(f"{backbone} on {dataset}" if several else str(backbone), 40)
+            swept = part[part["value"].notna()]
+            _curve(axes, swept, number, colour[key], label)
+            base = part[part["variant"] == results.baseline]
+            if len(base) and base["value"].isna().all():
+                axes.axhline(float(base["mean"].iloc[0]), color=colour[key], lw=0.8, ls=(0, (1, 2)))
+        if log:
+            axes.set_xscale("log")
+        axes.grid(axis="y", color=LIGHT, lw=0.4)
+        axes.set_xlabel(xlabel or name)
+        axes.set_ylabel(metric or results.metrics[0])
+        if groups:
+            axes.legend()
+            axes.text(
+                1.0,
+                1.02,
+                f"dotted: '{clip_text(results.baseline)}'",
+                transform=axes.transAxes,
+                ha="right",
+                fontsize=6,
+                color=GREY,
+            )
+    return figure

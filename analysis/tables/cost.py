@@ -1,0 +1,83 @@
+"""What a method costs: seconds, memory, parameters, and whatever the manifests price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import wording
+from analysis.load import Results
+from analysis.table import Cell, Column, Table
+from analysis.tables.main import summarise
+
+
+def _priced(results: Results, cells: list[str]) -> dict[str, float]:
+    """Mean over runs of every number below ``cost`` in their manifests, such as tokens or money."""
+    totals: dict[str, list[float]] = {}
+    for cell in cells:
+        cost = results.manifests[cell].get("cost")
+        for key, value in (cost if isinstance(cost, dict) else {}).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                totals.setdefault(f"cost_{key}", []).append(float(value))
+    return {k: sum(v) / len(v) for k, v in sorted(totals.items())}
+
+
+def cost_frame(results: Results) -> pd.DataFrame:
+    """One row per method: quality on the primary metric and mean cost over its runs.
+
+    Columns ``train_seconds``, ``epochs``, ``peak_memory_mb``, ``n_parameters``,
+    ``profile_coverage`` and one ``cost_<name>`` per number under ``cost`` in the manifests.
+    """
+    metric = results.metrics[0]
+    summaries = summarise(results, [metric])
+    indexed = results.done.set_index("cell")
+    rows = []
+    for method in results.methods():
+        cells = list(results.cells(*method).values())
+        row: dict[str, Any] = dict(zip(("dataset", "backbone", "variant"), method, strict=True))
+        row |= {"metric": metric, "mean": summaries[(method, metric)].mean, "n_seeds": len(cells)}
+        for name in ("train_seconds", "epochs", "peak_memory_mb", "n_parameters", "profile_coverage"):
+            found = indexed.loc[cells, name] if name in indexed else pd.Series(dtype=float)
+            values = pd.to_numeric(found, errors="coerce")
+            row[name] = float(values.mean()) if len(values) else float("nan")
+        rows.append(row | _priced(results, cells))
+    return pd.DataFrame(rows)
+
+
+def cost_table(results: Results, *, digits: int = 4) -> Table:
+    """Quality beside training cost and, where the manifests have it, serving cost."""
+    frame = cost_frame(results)
+    priced = [c for c in frame.columns if c.startswith("cost_")]
+    heads = {"train_seconds": ("Seconds", 1), "epochs": ("Epochs", 1), "peak_memory_mb": ("Peak MB", 0)}
+    heads |= {"n_parameters": ("Parameters", 0), "profile_coverage": ("Coverage", 2)}
+    heads |= {c: (c.removeprefix("cost_").replace("_", " "), 2) for c in priced}
+    rows: list[tuple[Cell, ...]] = []
+    groups: list[int] = []
+    group = None
+    for row in frame.to_dict("records"):
+        if (row["dataset"], row["backbone"]) != group:
+            groups.append(len(rows))
+            group = (row["dataset"], row["backbone"])
+        cells = [Cell(str(row[k])) for k in ("dataset", "backbone", "variant")]
+        cells.append(Cell(wording.number(row["mean"], digits), sort=row["mean"]))
+        cells += [Cell(wording.number(row[k], d), sort=row[k]) for k, (_, d) in heads.items()]
+        rows.append(tuple(cells))
+    devices = sorted({str(m.get("device")) for m in results.manifests.values()})
+    return Table(
+        name="cost",
+        title=f"{results.experiment}: cost",
+        caption=(
+            f"Means over finished runs; trained on {wording.listing(devices) or 'no device yet'}. Seconds "
+            "are training time as the run measured it, on a machine that other runs may have shared."
+        ),
+        columns=(
+            *(Column(c, "l") for c in ("Dataset", "Backbone", "Variant")),
+            Column(f"{results.metrics[0]} \u2191"),
+            *(Column(name) for name, _ in heads.values()),
+        ),
+        rows=tuple(rows),
+        groups=tuple(groups),
+        notes=results.problems,
+        frame=frame,
+    )
