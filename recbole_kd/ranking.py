@@ -83,7 +83,9 @@ def last_items(eval_set: EvalSet, rows: slice, max_len: int) -> tuple[Tensor, Te
     return torch.from_numpy(grid), torch.from_numpy(lengths)
 
 
-def rank_all(score: Scorer, eval_set: EvalSet, *, max_len: int, batch_size: int, device: str = "cpu") -> Ranks:
+def rank_all(
+    score: Scorer, eval_set: EvalSet, *, max_len: int, batch_size: int, device: str = "cpu"
+) -> Ranks:
     """Rank every target of ``eval_set`` with any scorer.
 
     Parameters
@@ -120,7 +122,9 @@ def _seen(eval_set: EvalSet, rows: slice, scores: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def rank_targets(model: Any, eval_set: EvalSet, *, max_len: int, batch_size: int, device: str = "cpu") -> Ranks:
+def rank_targets(
+    model: Any, eval_set: EvalSet, *, max_len: int, batch_size: int, device: str = "cpu"
+) -> Ranks:
     """Rank every target with a student; sets the model to evaluation mode and back."""
     was_training = model.training
     model.eval()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -92,9 +93,7 @@ def cut(offsets: IntArray, users: IntArray, max_len: int, rng: np.random.Generat
     begin = np.where(number == 0, 0, phase[row] + (number - 1) * max_len)
     end = np.minimum(phase[row] + number * max_len, lengths[row])
     keep = end > begin
-    return Pieces(
-        start=(starts[row] + begin)[keep], length=(end - begin)[keep], user=users[row][keep]
-    )
+    return Pieces(start=(starts[row] + begin)[keep], length=(end - begin)[keep], user=users[row][keep])
 
 
 def pack(length: IntArray, max_len: int) -> tuple[IntArray, IntArray, int]:
@@ -179,7 +178,7 @@ class SequenceBatches:
             n_rows = len(pieces)
         order = np.argsort(row, kind="stable")
         bounds = np.searchsorted(row[order], np.arange(0, n_rows + self._batch_size, self._batch_size))
-        steps = [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+        steps = [order[a:b] for a, b in pairwise(bounds) if b > a]
         for k in rng.permutation(len(steps)).tolist():
             chosen = steps[k]
             yield self._batch(pieces, chosen, row[chosen], column[chosen])

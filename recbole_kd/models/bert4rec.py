@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole_kd.models.upstream import BERT4Rec
 from torch import Tensor
 
 from recbole_kd.models.batch import Batch, segment_mask
@@ -15,9 +14,10 @@ from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.mixin import DistillationMixin, padded_batch
 from recbole_kd.models.prefix import PrefixLossMixin
 from recbole_kd.models.transformer import embed, encode
+from recbole_kd.models.upstream import BERT4Rec
 
 
-class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):  # type: ignore[misc]
+class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
     """RecBole's BERT4Rec (Sun et al., CIKM 2019) with a distillation head.
 
     Two defects of RecBole 1.2.1's evaluation and training are not inherited: the first item of the

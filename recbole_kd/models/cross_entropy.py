@@ -16,6 +16,25 @@ BLOCK_BYTES = 1 << 20
 """Logits of one block on a CPU; half of an L2 cache of 2 MiB (measured: flat between 0.5 and 1.5 MiB)."""
 
 
+def resolve_precision(name: str, device: str) -> torch.dtype:
+    """Type in which the products of the softmax are computed.
+
+    Parameters
+    ----------
+    name : {"auto", "float32", "bfloat16"}
+        ``auto``: bfloat16 where the processor multiplies it natively (twice as fast on AVX512-BF16), else
+        float32. Softmax, loss and accumulated gradients are float32 in either case.
+    device : str
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if torch.device(device).type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported()
+    else:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
+
+
 def _rows_per_block(n_items: int, device: torch.device) -> int:
     budget = BLOCK_BYTES if device.type == "cpu" else 256 * BLOCK_BYTES
     return max(64, budget // (4 * n_items))
@@ -23,18 +42,23 @@ def _rows_per_block(n_items: int, device: torch.device) -> int:
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, items: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, h: Tensor, items: Tensor, bias: Tensor | None, target: Tensor, dtype: torch.dtype | None
+    ) -> Tensor:
         n = max(1, len(target))
         need_grad = any(ctx.needs_input_grad)
         grad_h = torch.empty_like(h) if need_grad else None
         grad_items = torch.zeros_like(items) if need_grad else None
         grad_bias = torch.zeros_like(bias) if need_grad and bias is not None else None
         total = h.new_zeros(())
-        items_t = items.t()
-        for begin in range(0, len(target), _rows_per_block(len(items), h.device)):
-            rows = slice(begin, begin + _rows_per_block(len(items), h.device))
-            block, goal = h[rows], target[rows, None]
-            logits = block @ items_t if bias is None else torch.addmm(bias, block, items_t)
+        low_h, low_items = h.to(dtype or h.dtype), items.to(dtype or items.dtype)
+        step = _rows_per_block(len(items), h.device)
+        for begin in range(0, len(target), step):
+            rows = slice(begin, begin + step)
+            goal = target[rows, None]
+            logits = (low_h[rows] @ low_items.t()).to(h.dtype)
+            if bias is not None:
+                logits += bias
             peak = logits.amax(1, keepdim=True)
             wanted = logits.gather(1, goal)
             logits.sub_(peak).exp_()
@@ -43,21 +67,25 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if grad_h is None or grad_items is None:
                 continue
             logits.div_(norm * n)
-            logits.scatter_add_(1, goal, goal.new_full(goal.shape, -1, dtype=logits.dtype) / n)
-            torch.mm(logits, items, out=grad_h[rows])
-            grad_items.addmm_(logits.t(), block)
+            logits.scatter_add_(1, goal, torch.full_like(wanted, -1.0 / n))
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
+            low = logits.to(low_h.dtype)
+            grad_h[rows] = low @ low_items
+            grad_items += low.t() @ low_h[rows]
         ctx.grads = (grad_h, grad_items, grad_bias)
         return total / n
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_items, grad_bias = ctx.grads
-        return grad_h * grad, grad_items * grad, None if grad_bias is None else grad_bias * grad, None
+        bias = None if grad_bias is None else grad_bias * grad
+        return grad_h * grad, grad_items * grad, bias, None, None
 
 
-def catalogue_cross_entropy(h: Tensor, items: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
+def catalogue_cross_entropy(
+    h: Tensor, items: Tensor, target: Tensor, bias: Tensor | None = None, *, dtype: torch.dtype | None = None
+) -> Tensor:
     """Mean cross-entropy of ``target`` under ``softmax(h @ items.T + bias)``.
 
     Parameters
@@ -67,10 +95,13 @@ def catalogue_cross_entropy(h: Tensor, items: Tensor, target: Tensor, bias: Tens
         Item embeddings, row 0 (padding) included as RecBole does.
     target : int64 [T]
     bias : float [V], optional
+    dtype : torch.dtype, optional
+        Type of the three matrix products, default that of ``h``. With bfloat16 the gradients are off by
+        about 0.3 % (relative norm).
 
     Returns
     -------
     float scalar; 0 if ``T`` is 0
     """
-    loss: Tensor = _CatalogueCrossEntropy.apply(h, items, bias, target)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CatalogueCrossEntropy.apply(h, items, bias, target, dtype)
     return loss

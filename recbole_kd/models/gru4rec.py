@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_kd.models.upstream import GRU4Rec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,9 +12,10 @@ from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.gru import gru_layers
 from recbole_kd.models.mixin import DistillationMixin
 from recbole_kd.models.prefix import PrefixLossMixin
+from recbole_kd.models.upstream import GRU4Rec
 
 
-class GRU4RecKD(DistillationMixin, PrefixLossMixin, GRU4Rec):  # type: ignore[misc]
+class GRU4RecKD(DistillationMixin, PrefixLossMixin, GRU4Rec):
     """RecBole's GRU4Rec (Tan et al., DLRS 2016) with a distillation head."""
 
     shift = True

@@ -67,8 +67,9 @@ class DistillationHead(nn.Module):
         teacher_dim = vectors.shape[1]
         if spec.projection == "none" and student_dim != teacher_dim:
             raise SpecError(
-                f"distill.projection: none, but layer {spec.layer} has {student_dim} dimensions and the profiles "
-                f"have {teacher_dim}. Use projection: student (or teacher), or reduce the profiles to {student_dim}."
+                f"distill.projection: none, but layer {spec.layer} has {student_dim} dimensions and the "
+                f"profiles have {teacher_dim}. Use projection: student (or teacher), or reduce the profiles "
+                f"to {student_dim}."
             )
         self._spec = spec
         self._objective = get_objective(spec.objective)
@@ -105,7 +106,8 @@ class DistillationHead(nn.Module):
 
 
 def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out)
+    # skip_init: nn.Linear's own initialisation would draw from the student's global stream.
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out)
     with torch.no_grad():
         layer.weight.normal_(0.0, n_in**-0.5, generator=generator)
         layer.bias.zero_()

@@ -31,6 +31,7 @@ class DistillationMixin:
     shift: ClassVar[bool]
     packed: ClassVar[bool]
 
+    softmax_dtype: torch.dtype | None = None
     distil_head: DistillationHead | None
     distil_active: bool = True
     distil_alpha: float
@@ -86,7 +87,9 @@ class DistillationMixin:
         model: Any = self
         n_layers = self.n_blocks()
         if spec.layer != -1 and not 1 <= spec.layer <= n_layers:
-            raise SpecError(f"distill.layer: {spec.layer}, but the backbone has layers 1..{n_layers} and -1 (output).")
+            raise SpecError(
+                f"distill.layer: {spec.layer}, but the backbone has layers 1..{n_layers} and -1 (output)."
+            )
         dim = model.item_embedding.weight.shape[1] if spec.layer == -1 else model.hidden_size
         self.distil_layer = spec.layer
         self.distil_alpha = spec.alpha
@@ -130,17 +133,23 @@ class DistillationMixin:
         layers = self.encode(batch, dropout)
         carries = batch.target > 0
         items, bias = self.item_table()
-        loss_rec = catalogue_cross_entropy(self.final(layers[-1][carries]), items, batch.target[carries], bias)
+        state, target = self.final(layers[-1][carries]), batch.target[carries]
+        loss_rec = catalogue_cross_entropy(state, items, target, bias, dtype=self.softmax_dtype)
         if not distil or self.distil_head is None or self.distil_alpha == 0:
             return loss_rec, None
         return loss_rec, self.distil_loss(layers, batch.segment, batch.position, batch.length, batch.user)
 
     def distil_loss(
         self, layers: list[Tensor], segment: Tensor, position: Tensor, length: Tensor, user: Tensor
-    ) -> Tensor:
-        """Distillation loss of pieces laid out as in :class:`~recbole_kd.models.batch.Batch`."""
+    ) -> Tensor | None:
+        """Distillation loss of pieces laid out as in :class:`~recbole_kd.models.batch.Batch`.
+
+        None if nobody in the batch has a profile: there is then nothing to trade L_rec against.
+        """
         if self.distil_head is None:
             raise ValueError("no teacher attached")
+        if not bool(self.distil_head.known[user].any()):
+            return None
         hidden = self.final(layers[-1]) if self.distil_layer == -1 else layers[self.distil_layer - 1]
         state = self.distil_head.pooled(hidden, segment, position, length)
         loss: Tensor = self.distil_head(state, user)
@@ -149,15 +158,13 @@ class DistillationMixin:
     def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None) -> Tensor:
         """alpha * beta * L_distil + (1 - alpha) * L_rec (Severin et al., ECIR 2026), or L_rec alone.
 
-        beta is stopgrad(L_rec / L_distil) if the spec scales the loss, else 1. A batch in which nobody has a
-        profile keeps L_rec whole: there is nothing to trade it against.
+        beta is stopgrad(L_rec / L_distil) if the spec scales the loss, else 1.
         """
-        if loss_distil is None or self.distil_alpha == 0 or not loss_distil.requires_grad:
+        if loss_distil is None or self.distil_alpha == 0:
             return loss_rec
-        beta = 1.0
         if self.distil_beta_scaled:
-            beta = loss_rec.detach() / (loss_distil.detach() + 1e-8)
-        return self.distil_alpha * beta * loss_distil + (1 - self.distil_alpha) * loss_rec
+            loss_distil = loss_distil * (loss_rec.detach() / (loss_distil.detach() + 1e-8))
+        return self.distil_alpha * loss_distil + (1 - self.distil_alpha) * loss_rec
 
 
 def padded_batch(item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Batch:

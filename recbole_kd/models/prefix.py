@@ -33,7 +33,9 @@ class PrefixLossMixin:
         with _captured(model.block_stack()) as outputs:
             loss_rec: Tensor = super().calculate_loss(interaction)  # type: ignore[misc]
         layers = _as_layers(outputs[0], model.n_blocks(), model.distil_layer)
-        batch = padded_batch(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN], interaction[model.USER_ID])
+        batch = padded_batch(
+            interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN], interaction[model.USER_ID]
+        )
         loss_distil = model.distil_loss(layers, batch.segment, batch.position, batch.length, batch.user)
         total: Tensor = model.total_loss(loss_rec, loss_distil)
         return total
@@ -55,5 +57,7 @@ def _as_layers(output: Any, n_blocks: int, wanted: int) -> list[Tensor]:
     if isinstance(output, list):
         return output
     if wanted not in (-1, n_blocks):
-        raise SpecError(f"distill.layer: {wanted}, but in prefix mode nn.GRU shows only its last layer ({n_blocks}).")
+        raise SpecError(
+            f"distill.layer: {wanted}, but in prefix mode nn.GRU shows only its last layer ({n_blocks})."
+        )
     return [output[0]] * n_blocks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_kd.models.upstream import SASRec
 from torch import Tensor
 
 from recbole_kd.models.batch import Batch, segment_mask
@@ -12,9 +11,10 @@ from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.mixin import DistillationMixin
 from recbole_kd.models.prefix import PrefixLossMixin
 from recbole_kd.models.transformer import embed, encode
+from recbole_kd.models.upstream import SASRec
 
 
-class SASRecKD(DistillationMixin, PrefixLossMixin, SASRec):  # type: ignore[misc]
+class SASRecKD(DistillationMixin, PrefixLossMixin, SASRec):
     """RecBole's SASRec (Kang and McAuley, ICDM 2018) with a distillation head."""
 
     shift = True

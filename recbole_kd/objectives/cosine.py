@@ -9,7 +9,7 @@ from torch.nn import functional as F
 def cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """L = 1 - 1 / sum_b m_b * sum_b m_b cos(s_b, t_b).
 
-    The guide loss "CosSim" of Severin et al. (ECIR 2026, arXiv 2604.21536) over the users that have a profile.
+    The guide loss "CosSim" of Severin et al. (ECIR 2026, arXiv 2604.21536), over users with a profile.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from recbole_kd.data.types import Split
 from recbole_kd.metrics import per_user
 from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
+from recbole_kd.models.cross_entropy import resolve_precision
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.early_stopping import EarlyStopping
@@ -72,10 +73,10 @@ def fit(
 ) -> FitResult:
     """Train one student to early stopping on validation.
 
-    Phase 1 (``distil_epochs`` epochs, only if alpha > 0 and there are profiles): L = alpha * beta * L_distil
-    + (1 - alpha) * L_rec. Phase 2: L = L_rec, optimiser state kept (Severin et al., ECIR 2026). Patience counts
-    from the start of phase 2; the best epoch of either phase is kept. With alpha = 0 there is no phase 1,
-    and the run equals the plain backbone's, rank for rank.
+    Phase 1 (``distil_epochs`` epochs, only if alpha > 0 and there are profiles): L = alpha * beta *
+    L_distil + (1 - alpha) * L_rec. Phase 2: L = L_rec, optimiser state kept (Severin et al., ECIR 2026).
+    Patience counts from the start of phase 2; the best epoch of either phase is kept. With alpha = 0 there
+    is no phase 1, and the run equals the plain backbone's, rank for rank.
 
     Parameters
     ----------
@@ -106,6 +107,7 @@ def fit(
         seed=seed,
         device=device,
     )
+    model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
     n_parameters = sum(p.numel() for p in model.parameters())
     distil_epochs = _attach(model, spec, profiles, seed, device)
     run = _Run(model, split, spec, seed, device, max_item_list_length)
@@ -116,7 +118,11 @@ def fit(
     for epoch in range(1, spec.train.epochs + 1):
         distil = epoch <= distil_epochs
         begin = time.perf_counter()
-        row = {"epoch": epoch, "phase": _phase(distil, distil_epochs), **run.train_epoch(distil=distil)}
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "phase": _phase(distil, distil_epochs),
+            **run.train_epoch(distil=distil),
+        }
         middle = time.perf_counter()
         row |= run.validate()
         end = time.perf_counter()
@@ -217,7 +223,9 @@ class _Run:
             steps += 1
         mean = (sums / max(1, steps)).tolist()
         if not np.isfinite(mean).all():
-            raise FloatingPointError(f"the training loss became {mean[0]} (L_rec {mean[1]}, L_distil {mean[2]})")
+            raise FloatingPointError(
+                f"the training loss became {mean[0]} (L_rec {mean[1]}, L_distil {mean[2]})"
+            )
         return {"loss": mean[0], "loss_rec": mean[1], "loss_distil": mean[2] if distil else float("nan")}
 
     def validate(self) -> dict[str, float]:

@@ -20,6 +20,9 @@ class TrainSpec(Strict):
     valid_metric: str
     clip_grad_norm: float | None
     eval_batch_size: int = Field(ge=1)
+    softmax_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        description="products of the catalogue softmax; auto = bfloat16 where the processor has it"
+    )
 
 
 class DistillSpec(Strict):

@@ -1,0 +1,63 @@
+"""The blocked loss against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recbole_kd.models import cross_entropy
+from recbole_kd.models.cross_entropy import catalogue_cross_entropy
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("n_tokens", [1, 64, 1000])
+def test_value_and_gradients_equal_torch(with_bias, n_tokens, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", 1)  # blocks of 64 rows: several of them
+    torch.manual_seed(0)
+    h = torch.randn(n_tokens, 8, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(50, dtype=torch.float64, requires_grad=True) if with_bias else None
+    target = torch.randint(0, 50, (n_tokens,))
+    inputs = [x for x in (h, items, bias) if x is not None]
+    logits = h @ items.t() if bias is None else h @ items.t() + bias
+    want = F.cross_entropy(logits, target)
+    got = catalogue_cross_entropy(h, items, target, bias)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(torch.autograd.grad(3 * got, inputs), torch.autograd.grad(3 * want, inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    h = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 7, (5,))
+    assert torch.autograd.gradcheck(lambda a, b: catalogue_cross_entropy(a, b, target), (h, items))
+
+
+def test_no_token_no_loss():
+    items = torch.randn(4, 3, requires_grad=True)
+    loss = catalogue_cross_entropy(torch.zeros(0, 3), items, torch.zeros(0, dtype=torch.long))
+    assert float(loss.detach()) == 0.0
+    loss.backward()
+    assert bool((items.grad == 0).all())
+
+
+def test_huge_logits_stay_finite():
+    h, items = torch.full((2, 1), 1e4), torch.tensor([[1.0], [-1.0]])
+    assert float(catalogue_cross_entropy(h, items, torch.tensor([0, 0]))) == 0.0
+
+
+def test_bfloat16_products_stay_close():
+    torch.manual_seed(0)
+    h = (0.5 * torch.randn(300, 64)).requires_grad_()
+    items = (0.3 * torch.randn(500, 64)).requires_grad_()
+    target = torch.randint(0, 500, (300,))
+    exact = catalogue_cross_entropy(h, items, target)
+    low = catalogue_cross_entropy(h, items, target, dtype=torch.bfloat16)
+    assert abs(float(exact.detach()) - float(low.detach())) < 1e-3
+    for a, b in zip(
+        torch.autograd.grad(exact, (h, items)), torch.autograd.grad(low, (h, items)), strict=True
+    ):
+        assert float((a - b).norm() / a.norm()) < 0.01

@@ -1,0 +1,45 @@
+"""Byte dropout keeps the expectation and follows its own stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_kd.models.dropout import ByteDropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.9])
+def test_share_and_expectation(p):
+    x = torch.ones(400, 1000)
+    y = ByteDropout(0)(x, p)
+    dropped = float((y == 0).float().mean())
+    assert dropped == pytest.approx(p, abs=1 / 256)
+    assert float(y.mean()) == pytest.approx(1.0, abs=6 * (p / (1 - p) / x.numel()) ** 0.5)
+    assert len(y.unique()) == 2
+
+
+def test_residual_is_skip_plus_dropout():
+    x, skip = torch.randn(50, 60), torch.randn(50, 60)
+    torch.testing.assert_close(ByteDropout(5).residual(x, skip, 0.3), skip + ByteDropout(5)(x, 0.3))
+
+
+def test_zero_is_the_identity_and_draws_nothing():
+    x = torch.randn(3, 4)
+    dropout = ByteDropout(1)
+    assert dropout(x, 0.0) is x
+    torch.testing.assert_close(dropout(x, 0.5), ByteDropout(1)(x, 0.5))
+
+
+def test_gradient_passes_only_through_what_was_kept():
+    x = torch.randn(20, 20, requires_grad=True)
+    y = ByteDropout(2)(x, 0.5)
+    y.sum().backward()
+    assert bool(((x.grad == 0) == (y == 0)).all())
+
+
+def test_global_stream_is_untouched():
+    torch.manual_seed(0)
+    ByteDropout(0)(torch.ones(10), 0.5)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert float(after) == float(torch.rand(1))
