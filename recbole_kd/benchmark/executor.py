@@ -176,6 +176,7 @@ def _run(task: CellTask, results: Path) -> None:
         "split_digest": split.digest,
         "profile_digest": None if profiles is None else profiles.digest,
         "profile_coverage": None if profiles is None else profiles.coverage,
+        "profile_file": _profile_file(task),
         "profile_verified": None if profiles is None else profiles.verified,
         "profile": None if profiles is None else profiles.manifest,
         "protocol": _protocol(spec, split),
@@ -200,6 +201,15 @@ def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable
     from recbole_kd.data.profile_table import load_profiles
 
     return load_profiles(teacher, split, trust_unverified=bool(spec.teacher.get("trust_unverified")))
+
+
+def _profile_file(task: CellTask) -> dict[str, str] | None:
+    """Name and digest of an embedding file that was built for these results (not one of the user's)."""
+    from recbole_kd.benchmark import rooms
+
+    if task.teacher is None or Path(task.teacher).parent != rooms.profiles_folder(Path(task.results)):
+        return None
+    return {"name": Path(task.teacher).name, "sha256": rooms.digest_of(Path(task.teacher))}
 
 
 def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, dict[str, float]]:

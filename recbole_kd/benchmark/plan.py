@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.benchmark import rundir
+from recbole_kd.benchmark import rooms, rundir
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.errors import StoreError
@@ -85,8 +85,25 @@ def _verdict(results: Path, cell: str) -> tuple[str, str | None]:
     path = rundir.run_path(results, cell)
     if not path.exists():
         return MISSING, None
-    reason = rundir.fault(path, cell)
+    reason = rundir.fault(path, cell) or _other_teacher(results, path)
     return (EXISTS, None) if reason is None else (CORRUPT, reason)
+
+
+def _other_teacher(results: Path, path: Path) -> str | None:
+    """Say when the teacher's vectors were built anew since and differ (an LLM may write other texts)."""
+    manifest = rundir.read_manifest(path)
+    used = manifest.get("profile_file")
+    if not isinstance(used, dict):
+        return None
+    file = rooms.profiles_folder(results) / Path(str(used.get("name"))).name
+    if not file.is_file() or rooms.digest_of(file) == used.get("sha256"):
+        return None
+    from recbole_kd.data.profile_table import read_embedding_file
+
+    now = read_embedding_file(file)[0].digest()
+    if now == manifest.get("profile_digest"):
+        return None
+    return f"{path}: its teacher's vectors have changed ({manifest.get('profile_digest')}, now {now})"
 
 
 Kind = tuple[str, str]
@@ -133,7 +150,7 @@ def tidy(results: Path, plan: Plan) -> list[tuple[CellState, Path]]:
             continue
         with try_lock(results, f"cell-{state.cell}") as held:
             path = rundir.run_path(results, state.cell)
-            if held and path.exists() and rundir.fault(path, state.cell) is not None:
+            if held and path.exists() and _verdict(results, state.cell)[0] == CORRUPT:
                 moved.append((state, rundir.set_aside(path)))
     return moved
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from recbole_kd.benchmark import properties
+from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
-from recbole_kd.benchmark.spec import TEACHER_LABELS, CellSpec, VariantSpec
+from recbole_kd.benchmark.spec import CellSpec, VariantSpec, teacher_content
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import DataError, ProfileError, SpecError
@@ -114,8 +118,7 @@ class Teacher:
 
     def key(self) -> str:
         """Equal for teachers that differ in nothing but their name."""
-        content = {key: value for key, value in self.canonical.items() if key not in TEACHER_LABELS}
-        return digest([content, self.source])
+        return digest([teacher_content(self.canonical), self.source])
 
 
 def teacher(variant: VariantSpec, domain: str, asked_at: object = None) -> Teacher | None:
@@ -175,14 +178,42 @@ def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, Pr
     if cell.teacher_file is not None:
         path = Path(cell.teacher_file)
     else:
-        from profiles.build import build_teacher
-
-        from profiles.spec import TeacherSpec
-        from recbole_kd.data.load import load_item_texts
-
-        spec = TeacherSpec.model_validate(cell.teacher)
-        path = build_teacher(spec, split, load_item_texts(cell.dataset), results / "cache" / "profiles")
+        # One builder at a time: teachers share their texts, and texts are bought once.
+        with wait_lock(results, "profiles"):
+            path = _build_teacher(profiles_folder(results), cell, split)
     return path, load_profiles(path, split, trust_unverified=bool(cell.teacher.get("trust_unverified")))
+
+
+def profiles_folder(results: Path) -> Path:
+    """Where the embedding files and the text store of a results folder lie."""
+    return results / "cache" / "profiles"
+
+
+def _build_teacher(folder: Path, cell: CellSpec, split: Split) -> Path:
+    from profiles.build import build_teacher
+    from profiles.spec import TeacherSpec
+    from recbole_kd.data.load import load_item_texts
+
+    spec = TeacherSpec.model_validate(cell.teacher)
+    texts = load_item_texts(cell.dataset)
+    return build_teacher(
+        spec, split, texts, folder, domain=cell.dataset.domain, progress=_progress(spec.name)
+    )
+
+
+def _progress(name: str) -> Callable[[int, int], None]:
+    """Print how far the texts of a teacher are, at most every ten seconds."""
+    began = said = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= 10 and done:
+            said = now
+            left = (now - began) / done * (total - done)
+            sys.stderr.write(f"profiles of {name}: {done}/{total} users, {left:.0f} s left\n")
+
+    return say
 
 
 def control(name: str, variant: VariantSpec, asked_at: object = None) -> VariantSpec | None:

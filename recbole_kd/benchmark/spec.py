@@ -16,7 +16,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
 # Fields of a dataset that say where it lies and what it is called, not what is in it.
 _DATASET_LABELS = ("name", "source", "path")
 _DATASET_TEXT = ("domain", "text")
-TEACHER_LABELS = ("name", "description")
+_TEACHER_LABELS = ("name", "description")
+# What makes a teacher's texts and vectors faster, not different.
+_TEACHER_SPEED = ("batch_size", "device", "api")
 
 
 class VariantSpec(Strict):
@@ -145,10 +147,18 @@ class CellSpec(Strict):
                 dataset.pop(name)
         teacher = None
         if self.teacher is not None:
-            spec = {key: value for key, value in self.teacher.items() if key not in TEACHER_LABELS}
-            teacher = {"spec": spec, "source": self.teacher_source}
+            teacher = {"spec": teacher_content(self.teacher), "source": self.teacher_source}
         content = {"dataset": dataset, "source": source, "teacher": teacher, "seed": self.seed}
         return digest({"format": CELL_FORMAT, **content, "student": self.student.canonical()})
+
+
+def teacher_content(teacher: dict[str, Any]) -> dict[str, Any]:
+    """What of a canonical TeacherSpec decides its vectors."""
+    content = {key: value for key, value in teacher.items() if key not in _TEACHER_LABELS}
+    for part in ("writer", "encoder"):
+        if part in content:
+            content[part] = {key: value for key, value in content[part].items() if key not in _TEACHER_SPEED}
+    return content
 
 
 class PlannedCell(Strict):

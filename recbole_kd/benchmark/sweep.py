@@ -64,8 +64,8 @@ def run_sweep(
     """
     created = [path for path in (results, *results.parents) if not path.exists()]
     try:
-        plan = _prepared(experiment, results, reporter, cells, engine.workers)
-        artefacts = _artefacts(plan, results, build)
+        chosen = experiment.cells if cells is None else cells
+        plan, artefacts = _ready(chosen, results, reporter, engine.workers, build)
         _note_coverage(plan, artefacts, reporter)
     except UserError:
         _undo(created)
@@ -81,29 +81,27 @@ def run_sweep(
     return sweep
 
 
-def _prepared(
-    experiment: Experiment,
-    results: Path,
-    reporter: Reporter,
-    cells: Sequence[PlannedCell] | None,
-    workers: int,
-) -> Plan:
-    chosen = experiment.cells if cells is None else cells
-    plan = make_plan(chosen, results)
-    for state, aside in tidy(results, plan):
-        reporter.note(f"{state.planned.label}: {state.reason}; set aside as {aside.name} and run again")
-    plan = make_plan(chosen, results)
-    reporter.planned(plan, workers)
-    return plan
+def _ready(
+    chosen: Sequence[PlannedCell], results: Path, reporter: Reporter, workers: int, build: Builder
+) -> tuple[Plan, dict[str, Artefacts]]:
+    """Plan, and the files of the cells to run, made before the first of them starts.
 
-
-def _artefacts(plan: Plan, results: Path, build: Builder) -> dict[str, Artefacts]:
-    """Splits and teacher files of the cells to run, made before the first of them starts."""
-    todo = plan.todo()
-    if not todo:
-        return {}
-    _check_writable(results)
-    return build(results, [s.planned for s in todo])
+    A teacher that is written anew may differ from the one that existing cells had; those are then
+    to be run again too, hence the loop.
+    """
+    artefacts: dict[str, Artefacts] = {}
+    while True:
+        plan = make_plan(chosen, results)
+        for state, aside in tidy(results, plan):
+            reporter.note(f"{state.planned.label}: {state.reason}; set aside as {aside.name} and run again")
+        todo = [state.planned for state in plan.todo()]
+        fresh = [cell for cell in todo if cell.cell not in artefacts]
+        if fresh or not artefacts:
+            reporter.planned(plan, workers)
+        if not fresh:
+            return plan, artefacts
+        _check_writable(results)
+        artefacts |= build(results, fresh)
 
 
 def _note_coverage(plan: Plan, artefacts: dict[str, Artefacts], reporter: Reporter) -> None:

@@ -221,3 +221,55 @@ def test_plain_and_distilled_share_everything_but_the_teacher(place, write_exper
     plain_again, distilled_again = load_experiment(path).cells
     assert plain_again.cell == plain.cell
     assert distilled_again.cell != before
+
+
+def variants_of(path):
+    return list(dict.fromkeys(c.label.variant for c in load_experiment(path).cells))
+
+
+def test_a_language_model_gets_its_controls_once(write_experiment):
+    llm = {"plain": {}, "kd": {"teacher": "smollm2"}}
+    assert variants_of(write_experiment("c", {"variants": llm})) == [
+        "plain",
+        "kd",
+        "kd-template",
+        "kd-shuffled",
+    ]
+    assert variants_of(write_experiment("c", {"variants": llm, "controls": "none"})) == ["plain", "kd"]
+    listed = {**llm, "mine": {"teacher": "shuffled"}, "other": {"teacher": "template"}}
+    assert variants_of(write_experiment("c", {"variants": listed})) == list(listed)
+    no_llm = {"plain": {}, "kd": {"teacher": "template"}}
+    assert variants_of(write_experiment("c", {"variants": no_llm})) == ["plain", "kd"]
+
+
+def test_the_placebo_shuffles_the_teacher_that_it_controls(write_experiment):
+    llm = {"plain": {}, "kd": {"teacher": "smollm2", "profile": {"writer": {"prompt": "few-shot"}}}}
+    path = write_experiment("c", {"variants": llm, "seeds": [1]})
+    specs = {c.label.variant: c.spec for c in load_experiment(path).cells}
+    placebo = specs["kd-shuffled"].teacher
+    assert placebo["writer"] == specs["kd"].teacher["writer"]
+    assert placebo["placebo"]["kind"] == "shuffled"
+    assert specs["kd-shuffled"].student == specs["kd"].student
+
+
+def test_a_slip_in_a_profile_names_file_and_line(write_experiment):
+    path = write_experiment("c", {"variants": {"plain": {}, "kd": {"teacher": "smollm3"}}})
+    with pytest.raises(SpecError, match="no profile 'smollm3'; did you mean 'smollm2'"):
+        load_experiment(path)
+    wrong = {"teacher": "smollm2", "profile": {"writer": {"promt": "frame"}}}
+    path = write_experiment("c", {"variants": {"plain": {}, "kd": wrong}})
+    with pytest.raises(
+        SpecError, match=rf"{path}:{line_of(path, 'promt')}: .*'writer.promt'; did you mean 'prompt'"
+    ):
+        load_experiment(path)
+
+
+def test_speed_settings_and_names_of_a_teacher_do_not_change_the_address(write_experiment):
+    def address(profile):
+        variants = {"plain": {}, "kd": {"teacher": "smollm2", "profile": profile}}
+        path = write_experiment("c", {"variants": variants, "seeds": [1], "controls": "none"})
+        return load_experiment(path).cells[1].cell
+
+    same = [{"writer": {"batch_size": 3, "device": "cpu"}}, {"name": "x", "description": "y"}]
+    assert {address(profile) for profile in same} == {address({})}
+    assert address({"writer": {"decoding": {"max_new_tokens": 7}}}) != address({})
