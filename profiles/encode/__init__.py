@@ -1,0 +1,66 @@
+"""Text encoders: ``encode(texts, spec) -> float32 [N, D]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.registry import Registry
+from profiles.spec import EncoderSpec
+
+Encoder = Callable[[Sequence[str], EncoderSpec], NDArray[np.float32]]
+
+ENCODERS: Registry[Encoder] = Registry(
+    "encoder",
+    {
+        "transformers": "profiles.encode.hf:encode",
+        "sentence-transformers": "profiles.encode.sentence:encode",
+        "openai": "profiles.encode.api:encode",
+        "tfidf": "profiles.encode.tfidf:encode",
+    },
+)
+
+
+def encode_texts(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+    """Encode texts; equal texts are encoded once and get equal vectors.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    spec : EncoderSpec
+
+    Returns
+    -------
+    float32 [N, D]
+    """
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    at = {text: i for i, text in enumerate(distinct)}
+    rows = np.array([at[text] for text in texts], dtype=np.int64)
+    if spec.kind == "tfidf":
+        # A corpus statistic: how often a text occurs matters.
+        vectors = ENCODERS[spec.kind](list(texts), spec)
+    else:
+        vectors = ENCODERS[spec.kind]([spec.prefix + text for text in distinct], spec)[rows]
+    return unit(vectors) if spec.normalise else vectors
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length; zero rows stay zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(norms == 0, 1, norms)).astype(np.float32)
+
+
+def encoder_identity(spec: EncoderSpec) -> dict[str, Any]:
+    """What the manifest says about the encoder: the spec, and a digest of local weights."""
+    from pathlib import Path
+
+    from profiles.llm.sources import locate, weights_digest
+
+    said = spec.model_dump(mode="json", exclude={"api", "batch_size", "device"}, exclude_none=True)
+    source = (
+        locate(spec.model) if spec.model and spec.kind in ("transformers", "sentence-transformers") else None
+    )
+    return said | ({"weights": weights_digest(source)} if isinstance(source, Path) else {})

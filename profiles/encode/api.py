@@ -1,0 +1,29 @@
+"""Embeddings of an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.spec import EncoderSpec
+from recbole_kd.errors import SpecError
+
+
+def encode(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+    """Encode in batches of ``batch_size``, with the retries of the LLM back-end.
+
+    Raises
+    ------
+    SpecError
+        The section ``api`` or the model is missing.
+    StoreError
+        The endpoint kept failing.
+    """
+    from profiles.llm.endpoint import embed
+
+    if not spec.model or spec.api is None:
+        raise SpecError("encoder: kind openai needs 'model' and the section 'api'")
+    batches = [list(texts[i : i + spec.batch_size]) for i in range(0, len(texts), spec.batch_size)]
+    return np.asarray(embed(spec.api, spec.model, batches, spec.dimension), np.float32)

@@ -1,0 +1,83 @@
+"""Any transformers encoder with explicit pooling and truncation (MiniLM, mpnet, E5, BGE, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.llm.sources import locate, quiet_loading
+from profiles.spec import EncoderSpec
+from recbole_kd.errors import SpecError
+
+
+def encode(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+    """Encode with ``AutoModel`` and pool the last hidden states.
+
+    Raises
+    ------
+    SpecError
+        No model or pooling named, or the model cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    if not spec.model or not spec.pooling:
+        raise SpecError("encoder: kind transformers needs 'model' and 'pooling'")
+    quiet_loading()
+    device = pick_device(spec.device)
+    source = str(locate(spec.model))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModel.from_pretrained(source, dtype=getattr(torch, spec.dtype)).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f"encoder.model '{spec.model}': cannot be loaded ({str(error).splitlines()[0][:160]})"
+        ) from error
+    tokenizer.padding_side = "right"
+    limit = spec.max_tokens or int(getattr(model.config, "max_position_embeddings", 512))
+    pool = _POOLING[spec.pooling]
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), spec.batch_size):
+            batch = tokenizer(
+                list(texts[start : start + spec.batch_size]),
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+                max_length=limit,
+            ).to(device)
+            hidden = model(**batch).last_hidden_state.float()  # [B, L, D]
+            parts.append(pool(hidden, batch["attention_mask"]).cpu().numpy())
+    return np.concatenate(parts).astype(np.float32)
+
+
+def pick_device(name: str) -> str:
+    """Resolve ``auto`` to the best device there is."""
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _mean(hidden: Any, mask: Any) -> Any:
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # [B, L, 1]
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _cls(hidden: Any, mask: Any) -> Any:
+    return hidden[:, 0]
+
+
+def _last(hidden: Any, mask: Any) -> Any:
+    import torch
+
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+
+
+_POOLING = {"mean": _mean, "cls": _cls, "last": _last}

@@ -1,0 +1,48 @@
+"""Models of the sentence-transformers library, with the pooling that they bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.encode.hf import pick_device
+from profiles.llm.sources import locate, quiet_loading
+from profiles.spec import EncoderSpec
+from recbole_kd.errors import SpecError
+
+
+def encode(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+    """Encode with ``SentenceTransformer``; ``max_tokens`` overrides the model's own limit.
+
+    Raises
+    ------
+    SpecError
+        No model named, a pooling asked for that the library decides, or loading fails.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    if not spec.model:
+        raise SpecError("encoder: kind sentence-transformers needs 'model'")
+    if spec.pooling is not None:
+        raise SpecError(
+            "encoder.pooling: kind sentence-transformers brings its own; set null, or use kind transformers"
+        )
+    quiet_loading()
+    options = {"dtype": getattr(torch, spec.dtype)}
+    try:
+        model = SentenceTransformer(
+            str(locate(spec.model)), device=pick_device(spec.device), model_kwargs=options
+        )
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f"encoder.model '{spec.model}': cannot be loaded ({str(error).splitlines()[0][:160]})"
+        ) from error
+    if spec.max_tokens:
+        model.max_seq_length = spec.max_tokens
+    vectors = model.encode(
+        list(texts), batch_size=spec.batch_size, show_progress_bar=False, convert_to_tensor=True
+    )
+    return np.asarray(vectors.float().cpu().numpy(), np.float32)
