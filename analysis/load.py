@@ -8,7 +8,7 @@ runs of its dataset), and every finding stands in `Results.problems`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from typing import Any
 import pandas as pd
 
 from analysis.panel import Panel
-from analysis.ranks_file import RanksFile, build_panel, read_ranks
+from analysis.ranks_file import RanksFile, build_panel
+from analysis.run_files import (
+    CELL_KEYS,
+    failure_reason,
+    list_failures,
+    load_cell,
+    read_experiment,
+    read_json,
+    run_path,
+)
 from recbole_kd.errors import StoreError
 from recbole_kd.metrics import standard_name
 
-CELL_KEYS = ("dataset", "backbone", "variant", "seed")
+DEFAULT_METRICS = ("NDCG@10", "Recall@10", "MRR")
 
 
 @dataclass(frozen=True)
@@ -99,121 +108,23 @@ class Results:
 
     def history(self, cell: str) -> pd.DataFrame:
         """Epoch table of a done cell (see docs/architecture.md), empty if it has none."""
-        path = Path(self.runs.set_index("cell").loc[cell, "path"]) / "history.parquet"
+        rows = self.runs[self.runs["cell"] == cell]
+        path = Path(rows["path"].iloc[0]) / "history.parquet"
         return pd.read_parquet(path) if path.exists() else pd.DataFrame()
 
     def ranks_frame(self) -> pd.DataFrame:
         """Long frame of every run and target: labels, categorical ``user`` and ``item``, ``rank``."""
-        labels = self.runs.set_index("cell")
         parts = []
-        for dataset, panel in self.panels.items():
-            for row, cell in enumerate(panel.cells):
-                part = panel.targets.assign(rank=panel.rank[row])
-                part.insert(0, "seed", int(labels.loc[cell, "seed"]))
-                for name, value in (
-                    ("variant", labels.loc[cell, "variant"]),
-                    ("backbone", labels.loc[cell, "backbone"]),
-                    ("dataset", dataset),
-                ):
-                    part.insert(0, name, pd.Categorical([value] * len(part)))
-                parts.append(part[part["rank"].notna()])
+        for run in self.done.itertuples():
+            panel = self.panels[run.dataset]
+            part = panel.targets.assign(rank=panel.rank[panel.cells.index(run.cell)])
+            part.insert(0, "seed", int(run.seed))
+            for name in ("variant", "backbone", "dataset"):
+                part.insert(0, name, pd.Categorical([getattr(run, name)] * len(part)))
+            parts.append(part[part["rank"].notna()])
         if not parts:
             return pd.DataFrame(columns=[*CELL_KEYS, "user", "item", "rank"])
         return pd.concat(parts, ignore_index=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: not found") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path}: not readable JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise StoreError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
-
-
-def _experiment(directory: Path) -> dict[str, Any]:
-    path = directory / "experiment.json"
-    if not path.exists():
-        raise StoreError(f"{path}: not found; give the folder that `run` wrote for the experiment")
-    value = _read_json(path)
-    if value.get("format") != 1:
-        raise StoreError(f"{path}: field 'format' is {value.get('format')!r}, this version reads 1")
-    for name, kind in (("experiment", str), ("baseline", str), ("metrics", list), ("cells", list)):
-        if not isinstance(value.get(name), kind):
-            raise StoreError(f"{path}: field '{name}' is missing or not a {kind.__name__}")
-    if not value["metrics"]:
-        raise StoreError(f"{path}: field 'metrics' is empty; name at least one, such as NDCG@10")
-    for number, cell in enumerate(value["cells"]):
-        lacking = [k for k in (*CELL_KEYS, "cell", "run") if not isinstance(cell, dict) or k not in cell]
-        if lacking:
-            raise StoreError(f"{path}: cells[{number}] lacks {', '.join(lacking)}")
-    return value
-
-
-def _run_path(directory: Path, relative: str) -> Path:
-    """Run directory named by ``experiment.json``; must lie inside of the results folder."""
-    root = directory.resolve().parent
-    for base in (directory.resolve(), root):
-        path = (base / relative).resolve()
-        if path.is_relative_to(root) and path.exists():
-            return path
-    return root / "runs" / Path(relative).name
-
-
-def _failures(value: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    listed = value.get("failures") or []
-    return tuple(f if isinstance(f, dict) else {"error": str(f)} for f in listed)
-
-
-def _failure_reason(failure: Mapping[str, Any]) -> str:
-    for key in ("error", "reason", "message", "traceback"):
-        if failure.get(key):
-            lines = str(failure[key]).strip().splitlines()
-            return lines[-1] if lines else "failed"
-    return "failed"
-
-
-def _seconds(manifest: Mapping[str, Any]) -> float | None:
-    seconds = manifest.get("seconds")
-    if isinstance(seconds, int | float):
-        return float(seconds)
-    if not isinstance(seconds, dict):
-        return None
-    numbers = {k: float(v) for k, v in seconds.items() if isinstance(v, int | float)}
-    for key in ("train", "fit", "total"):
-        if key in numbers:
-            return numbers[key]
-    return sum(numbers.values()) if numbers else None
-
-
-def _load_cell(
-    cell: Mapping[str, Any], directory: Path, failed: Mapping[str, str], split: str, masked: bool
-) -> tuple[dict[str, Any], dict[str, Any] | None, RanksFile | None]:
-    """One row of ``runs`` and, when it is done, its manifest and ranks."""
-    path = _run_path(directory, str(cell["run"]))
-    row = {k: cell[k] for k in (*CELL_KEYS, "cell")} | {"status": "missing", "reason": "", "path": str(path)}
-    if not (path / "manifest.json").exists():
-        if cell["cell"] in failed:
-            row |= {"status": "failed", "reason": failed[cell["cell"]]}
-        return row, None, None
-    try:
-        manifest = _read_json(path / "manifest.json")
-        label = manifest.get("label") or {}
-        wrong = [k for k in CELL_KEYS if k in label and str(label[k]) != str(cell[k])]
-        if wrong:
-            raise StoreError(f"{path / 'manifest.json'}: label differs from the plan in {', '.join(wrong)}")
-        if manifest.get("status", "done") != "done":
-            return row | {"status": "failed", "reason": str(manifest.get("status"))}, None, None
-        ranks = read_ranks(path / "ranks.parquet", split=split, masked=masked)
-    except StoreError as error:
-        return row | {"status": "unreadable", "reason": str(error)}, None, None
-    for key in ("best_epoch", "epochs", "peak_memory_mb", "n_parameters", "device", "profile_coverage"):
-        row[key] = manifest.get(key)
-    row |= {"status": "done", "n_users": ranks.n_users, "train_seconds": _seconds(manifest)}
-    return row, manifest, ranks
 
 
 def _exclude_other_splits(rows: list[dict[str, Any]], manifests: Mapping[str, Mapping[str, Any]]) -> None:
@@ -284,15 +195,74 @@ def load_results(experiment_dir: str | Path, *, split: str = "test", masked: boo
         listed with its reason in ``runs`` and ``problems``.
     """
     directory = Path(experiment_dir)
-    plan = _experiment(directory)
-    failures = _failures(plan)
-    failed = {str(f["cell"]): _failure_reason(f) for f in failures if "cell" in f}
+    plan = read_experiment(directory)
+    paths = [run_path(directory, str(cell["run"])) for cell in plan["cells"]]
+    return _assemble(directory, plan, paths, split, masked)
+
+
+def load_runs(
+    runs: Sequence[str | Path],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    split: str = "test",
+    masked: bool = False,
+) -> Results:
+    """Read single run directories; the first is the baseline of the others.
+
+    Parameters
+    ----------
+    runs : sequence of path
+        Run directories on the same dataset and split. Their seeds are taken as paired.
+    metrics : sequence of str
+
+    Raises
+    ------
+    StoreError
+        A folder is no readable run directory.
+    """
+    cells: list[dict[str, Any]] = []
+    for number, run in enumerate(runs):
+        manifest = read_json(Path(run) / "manifest.json")
+        label = {**(manifest.get("label") or {}), **(manifest.get("written_as") or {})}
+        name = f"{chr(ord('a') + number)}: {label.get('backbone', '?')} {label.get('variant', '?')}"
+        cells.append(
+            {
+                "dataset": str(label.get("dataset", "dataset")),
+                "backbone": "runs",
+                "variant": f"{name} seed {label.get('seed', '?')}",
+                "seed": 0,
+                "cell": f"{number}-{Path(run).name}",
+            }
+        )
+    plan = {
+        "experiment": "runs",
+        "baseline": cells[0]["variant"] if cells else "",
+        "metrics": list(metrics),
+        "cells": cells,
+    }
+    results = _assemble(Path(), plan, [Path(r) for r in runs], split, masked, check_label=False)
+    for problem in results.problems:
+        if problem.startswith(("missing", "failed", "unreadable")):
+            raise StoreError(problem)
+    return results
+
+
+def _assemble(
+    directory: Path,
+    plan: Mapping[str, Any],
+    paths: Sequence[Path],
+    split: str,
+    masked: bool,
+    check_label: bool = True,
+) -> Results:
+    failures = list_failures(plan)
+    failed = {str(f["cell"]): failure_reason(f) for f in failures if "cell" in f}
     rows: list[dict[str, Any]] = []
     manifests: dict[str, dict[str, Any]] = {}
     ranks: dict[str, RanksFile] = {}
     shared: dict[Any, Any] = {}
-    for cell in plan["cells"]:
-        row, manifest, file = _load_cell(cell, directory, failed, split, masked)
+    for cell, path in zip(plan["cells"], paths, strict=True):
+        row, manifest, file = load_cell(cell, path, failed, split, masked, check_label)
         rows.append(row)
         if manifest is not None and file is not None:
             manifests[row["cell"]] = manifest

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from analysis.load import Results
-from analysis.tables.main import summarise
+from analysis.summary import summarise
 from recbole_kd.errors import SpecError, StoreError
 from recbole_kd.metrics import standard_name
 

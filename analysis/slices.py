@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.compare import Comparison, Layout, pair_layout, planned_pairs
+from analysis.comparison import Comparison, Layout, pair_layout, planned_pairs
 from analysis.load import Results
 from analysis.panel import Panel
 from analysis.stats.correction import LABELS, correct

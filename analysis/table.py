@@ -212,7 +212,8 @@ class Table:
         return (
             f'<figure class="table" id="table-{html.escape(self.name)}">'
             f"<figcaption><b>{html.escape(self.title)}.</b> {html.escape(self.caption)}</figcaption>"
-            f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(self.title)}">'
+            f'<table class="sortable"><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(body)}</tbody></table></div>"
             + (f'<ul class="notes">{notes}</ul>' if notes else "")
             + "</figure>\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from analysis.compare import Comparison
+from analysis.comparison import Comparison
 from analysis.load import Results
 
 MINUS = "\u2212"

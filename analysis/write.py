@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.compare import compare, comparison_frame
+from analysis.comparison import compare, comparison_frame
 from analysis.files import write_atomic
 from analysis.load import load_results
 from analysis.table import csv_text

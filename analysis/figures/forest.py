@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import wording
-from analysis.compare import Comparison, compare
+from analysis.comparison import Comparison, compare
 from analysis.figures.style import GREY, LIGHT, clip_text, new_figure, style, variant_colours
 from analysis.load import Results
 

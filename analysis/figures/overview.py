@@ -49,7 +49,7 @@ def critical_difference_diagram(comparison: DatasetComparison, *, post_hoc: str 
     Parameters
     ----------
     comparison : DatasetComparison
-        Of `analysis.evidence.over_datasets`.
+        Of `analysis.all_tests.over_datasets`.
     post_hoc : {"nemenyi", "wilcoxon-holm"}
         The exact Wilcoxon test cannot reach .05 after correction on few datasets.
     """

@@ -1,9 +1,10 @@
 """The tables of a paper, as `analysis.table.Table` objects."""
 
+from analysis.summary import summarise, summary_frame
 from analysis.tables.cost import cost_frame, cost_table
-from analysis.tables.main import ablation_table, console_table, main_table, summarise, summary_frame
+from analysis.tables.evidence import evidence_table, power_table
+from analysis.tables.main import ablation_table, console_table, main_table
 from analysis.tables.slices import slice_table
-from analysis.tables.tests import evidence_table, power_table
 
 __all__ = [
     "ablation_table",

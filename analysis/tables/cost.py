@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis import wording
 from analysis.load import Results
+from analysis.summary import summarise
 from analysis.table import Cell, Column, Table
-from analysis.tables.main import summarise
 
 
 def _priced(results: Results, cells: list[str]) -> dict[str, float]:
@@ -31,7 +31,7 @@ def cost_frame(results: Results) -> pd.DataFrame:
     """
     metric = results.metrics[0]
     summaries = summarise(results, [metric])
-    indexed = results.done.set_index("cell")
+    indexed = results.done.drop_duplicates("cell").set_index("cell")
     rows = []
     for method in results.methods():
         cells = list(results.cells(*method).values())

@@ -100,7 +100,7 @@ def bad_json(path: Path) -> None:
 
 def other_label(path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["label"]["variant"] = "plain"
+    manifest["label"]["seed"] = 7
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -129,7 +129,7 @@ def repeat_row(path: Path) -> None:
     [
         (truncate, "not a readable parquet file"),
         (bad_json, "not readable JSON"),
-        (other_label, "label differs from the plan in variant"),
+        (other_label, "label differs from the plan in seed"),
         (edit_ranks(rank=np.float32(0.5)), "expected at least 1"),
         (edit_ranks(rank=np.float32("nan")), "expected at least 1"),
         (edit_ranks(item_count=None), "lacks column item_count"),

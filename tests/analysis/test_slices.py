@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic import latent_ranks, write_experiment
 
-from analysis.compare import compare
+from analysis.comparison import compare
 from analysis.load import Results, load_results
 from analysis.slices import by_history, by_new_users, by_popularity, by_value, compare_slices, slice_frame
 from recbole_kd.errors import SpecError

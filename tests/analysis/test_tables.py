@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from synthetic import latent_ranks, write_experiment, write_run
 
-from analysis.compare import compare, comparison_frame
+from analysis.comparison import compare, comparison_frame
 from analysis.load import Results, load_results
 from analysis.table import Cell, Column, Table, latex_escape
 from analysis.tables import console_table, main_table, summary_frame

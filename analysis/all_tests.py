@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.compare import pair_layout, planned_pairs
+from analysis.comparison import pair_layout, planned_pairs
 from analysis.load import Results
 from analysis.stats.correction import correct
 from analysis.stats.datasets import DatasetComparison, compare_over_datasets
@@ -18,7 +18,7 @@ from analysis.stats.paired import bca_interval, sign_flip, t_test, wilcoxon
 from analysis.stats.power import Design, power, seeds_needed, smallest_detectable, users_needed
 from analysis.stats.seeds import seeds_t_test
 from analysis.stats.twolevel import two_way
-from analysis.tables.main import summarise
+from analysis.summary import summarise
 from recbole_kd.metrics import standard_name
 
 # Columns of p-values that `evidence` corrects, each column a family of its own.

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import wording
-from analysis.evidence import evidence
+from analysis.all_tests import evidence
 from analysis.load import Results
 from analysis.table import Cell, Column, Table
 
@@ -22,7 +22,7 @@ def evidence_table(results: Results, frame: pd.DataFrame | None = None, *, digit
     Parameters
     ----------
     frame : DataFrame, optional
-        Of `analysis.evidence.evidence`.
+        Of `analysis.all_tests.evidence`.
     """
     found = evidence(results) if frame is None else frame
     heads = {

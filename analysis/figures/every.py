@@ -1,0 +1,75 @@
+"""All figures of an experiment by name: what the report shows and the ``figures`` verb writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.all_tests import dataset_scores, over_datasets
+from analysis.figures.curves import parameter_curve, training_curves
+from analysis.figures.forest import forest_plot
+from analysis.figures.gains import gain_by_slice_plot, gain_distribution
+from analysis.figures.overview import cost_quality_plot, critical_difference_diagram
+from analysis.figures.style import save_figure
+from analysis.load import Results, load_results
+from analysis.slices import compare_slices
+
+
+def per_backbone(results: Results) -> Iterator[tuple[str, str, Figure]]:
+    """(name, title, figure) of the gains of single users and of the training curves."""
+    for dataset, backbone in dict.fromkeys(m[:2] for m in results.methods() if results.cells(*m)):
+        own = [m for m in results.methods() if m[:2] == (dataset, backbone) and results.cells(*m)]
+        title, stem = f"{backbone} on {dataset}", f"{dataset}-{backbone}"
+        if len(own) > 1 and any(m[2] == results.baseline for m in own):
+            figure = gain_distribution(results, dataset, backbone)
+            yield f"gain-distribution-{stem}", f"Gains of single users: {title}", figure
+        cells = [c for m in own for c in results.cells(*m).values()]
+        if any("valid_ndcg@10" in results.history(c) for c in cells):
+            yield f"training-{stem}", f"Training: {title}", training_curves(results, dataset, backbone)
+
+
+def overview(results: Results) -> Iterator[tuple[str, str, Figure]]:
+    """(name, title, figure) of quality against cost and, over several datasets, average ranks."""
+    if len(results.done):
+        yield "cost", "Quality against training time", cost_quality_plot(results)
+    scores, _ = dataset_scores(results)
+    if scores.shape[0] >= 2 and scores.shape[1] >= 3:
+        comparison, gaps = over_datasets(results)
+        left_out = f" (without {', '.join(gaps)}, which lack a method)" if gaps else ""
+        figure = critical_difference_diagram(comparison)
+        yield "critical-difference", f"Average ranks over datasets{left_out}", figure
+
+
+def write_figures(
+    experiment_dir: str | Path, *, parameters: Sequence[str] = (), masked: bool = False
+) -> list[Path]:
+    """Write every figure that the experiment has data for into ``<experiment>/figures/``.
+
+    Parameters
+    ----------
+    experiment_dir : path
+    parameters : sequence of str
+        Swept parameters, each drawn against the primary metric.
+    masked : bool
+
+    Returns
+    -------
+    list of Path
+        A PDF and a PNG per figure.
+    """
+    results = load_results(experiment_dir, masked=masked)
+    folder = results.directory / "figures"
+    paths = save_figure(forest_plot(results), folder / "gains")
+    found = compare_slices(results, "history")
+    if found:
+        paths += save_figure(gain_by_slice_plot(results, found=found), folder / "gain-by-history")
+    for source in (per_backbone(results), overview(results)):
+        for name, _, figure in source:
+            safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+            paths += save_figure(figure, folder / safe)
+    for parameter in parameters:
+        stem = "".join(c if c.isalnum() else "_" for c in parameter)
+        paths += save_figure(parameter_curve(results, parameter), folder / f"curve-{stem}")
+    return paths

@@ -1,0 +1,41 @@
+"""Was the baseline tuned as well as the method? Best value against number of trials."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.style import LIGHT, LINES, clip_text, colours, new_figure, style
+
+
+def tuning_plot(frame: pd.DataFrame) -> Figure:
+    """Best validation value so far per study.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        ``study, value, best`` in order of trials.
+    """
+    studies = list(dict.fromkeys(frame["study"]))
+    colour = colours(studies)
+    with style():
+        figure = new_figure(2.2)
+        axes = figure.add_subplot()
+        for number, study in enumerate(studies):
+            part = frame[frame["study"] == study]
+            trials = range(1, len(part) + 1)
+            axes.plot(trials, part["value"], ".", ms=2.5, color=colour[study], alpha=0.5)
+            axes.step(
+                trials,
+                part["best"],
+                where="post",
+                color=colour[study],
+                ls=LINES[number % len(LINES)],
+                label=clip_text(study, 40),
+            )
+        axes.grid(axis="y", color=LIGHT, lw=0.4)
+        axes.set_xlabel("trials")
+        axes.set_ylabel("validation value")
+        if studies:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6)
+    return figure
