@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,6 @@ from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:
     from recbole_kd.benchmark.console import Reporter
-    from recbole_kd.benchmark.engines import Engine
     from recbole_kd.benchmark.resolve import Experiment
     from recbole_kd.benchmark.spec import PlannedCell
 
@@ -60,6 +59,8 @@ SchedulerOpt = Annotated[
 DeviceOpt = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto (cuda where there is one).")]
 
 RESULTS = Path("results")
+# Verbs that this module registers itself.
+_OWN_VERBS = 2
 
 
 @app.command(epilog="Example: python run_benchmark.py run quickstart")
@@ -77,7 +78,7 @@ def run(
     from recbole_kd.benchmark.resolve import load_experiment
 
     loaded = load_experiment(experiment)
-    _sweep(loaded, _chosen(loaded, only), results, workers, scheduler, device, quiet, as_json)
+    sweep(loaded, _chosen(loaded, only), results, workers, scheduler, device, quiet, as_json)
 
 
 @app.command(epilog="Example: python run_benchmark.py plan quickstart --only 'dataset=ml-100k'")
@@ -89,13 +90,14 @@ def plan(
     as_json: JsonOpt = False,
 ) -> None:
     """Print the cells, which exist, and the estimated time; changes nothing."""
+    from recbole_kd.benchmark.machine import usable_cores
     from recbole_kd.benchmark.plan import make_plan, rows
     from recbole_kd.benchmark.resolve import load_experiment
 
     loaded = load_experiment(experiment)
     chosen = _chosen(loaded, only)
     made = make_plan(loaded.cells if chosen is None else chosen, results)
-    left = made.seconds_left(workers or _default_workers())
+    left = made.seconds_left(workers or usable_cores())
     if as_json:
         typer.echo(json.dumps({"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}))
         return
@@ -125,7 +127,7 @@ def _chosen(experiment: Experiment, only: str | None) -> list[PlannedCell] | Non
     return chosen
 
 
-def _sweep(
+def sweep(
     experiment: Experiment,
     cells: list[PlannedCell] | None,
     results: Path,
@@ -135,17 +137,21 @@ def _sweep(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    """Run cells of an experiment and turn the result into an exit status."""
     from recbole_kd.benchmark.artefacts import build, build_in_child
+    from recbole_kd.benchmark.engines import make_engine
     from recbole_kd.benchmark.sweep import run_sweep
 
     builder = build if workers == 0 else build_in_child
-    engine, device = _engine(workers, scheduler, device)
+    engine, device = make_engine(workers, scheduler, device)
     reporter = _reporter(quiet, as_json)
     try:
         done = run_sweep(experiment, results, engine, reporter, device=device, cells=cells, build=builder)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
         raise typer.Exit(130) from None
+    if done.unwritten is not None:
+        raise UserError(done.unwritten)
     if done.failures:
         typer.echo(f"{len(done.failures)} cells failed; see {done.folder / 'experiment.json'}", err=True)
         raise typer.Exit(1)
@@ -155,32 +161,6 @@ def _reporter(quiet: bool, as_json: bool) -> Reporter:
     from recbole_kd.benchmark.console import JsonReporter, RichReporter
 
     return JsonReporter() if as_json else RichReporter(quiet)
-
-
-def _engine(workers: int | None, scheduler: str | None, device: str) -> tuple[Engine, str]:
-    from recbole_kd.benchmark import machine
-    from recbole_kd.benchmark.engines import DaskEngine, SerialEngine
-
-    if device not in ("auto", "cpu") and not device.startswith("cuda"):
-        raise UserError(f"--device {device}: use cpu, cuda or auto")
-    gpus = machine.visible_gpus() if device != "cpu" else []
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
-    if workers == 0:
-        return SerialEngine(), device
-    if scheduler is not None:
-        resources = {"GPU": 1.0} if device.startswith("cuda") else None
-        return DaskEngine(1, scheduler=scheduler, resources=resources), device
-    if device.startswith("cuda"):
-        pinned = [gpus[i % len(gpus)] for i in range(workers or len(gpus))] if gpus else []
-        return DaskEngine(1, gpus=pinned, resources={"GPU": 1.0} if pinned else None), device
-    return DaskEngine(workers or _default_workers()), device
-
-
-def _default_workers() -> int:
-    from recbole_kd.benchmark.machine import usable_cores
-
-    return usable_cores()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -197,10 +177,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _mount() -> None:
-    """Attach the verbs of the other modules and rooms."""
-    registered: list[Any] = [c.callback for c in app.registered_commands]
-    if len(registered) > 2:
-        return
-    from recbole_kd.benchmark import cli_inspect
+    """Attach the verbs of the other modules and rooms, once."""
+    from importlib.util import find_spec
 
-    cli_inspect.register(app)
+    from analysis import cli as analysis_cli
+    from recbole_kd.benchmark import cli_cells, cli_inspect
+
+    if len(app.registered_commands) > _OWN_VERBS:
+        return
+    for module in (cli_inspect, cli_cells, analysis_cli):
+        module.register(app)
+    if find_spec("profiles.cli") is not None:
+        from profiles.cli import app as profiles_app
+
+        app.add_typer(profiles_app, name="profiles")

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 from recbole_kd.benchmark.executor import DONE, FAILED, Outcome
 from recbole_kd.benchmark.plan import CellState, Plan
 
+# Columns of a table that goes into a file or a pipe.
+_PIPE_WIDTH = 140
+
 
 class Reporter(Protocol):
     """Told about everything that a sweep does."""
@@ -97,6 +100,8 @@ class RichReporter:
         from rich.console import Console
 
         self._console = Console(soft_wrap=True, highlight=False)
+        if not self._console.is_terminal:
+            self._console.width = _PIPE_WIDTH
         self._errors = Console(stderr=True, soft_wrap=True, highlight=False)
         self._quiet = quiet
         self._progress: Any = None

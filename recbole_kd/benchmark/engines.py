@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
+from recbole_kd.benchmark import machine
 from recbole_kd.benchmark.executor import BUSY, FAILED, THREAD_VARIABLES, CellTask, Outcome, run_cell
 from recbole_kd.errors import UserError
 
@@ -67,6 +68,8 @@ class DaskEngine:
         Values of ``CUDA_VISIBLE_DEVICES``, one worker each; empty = CPU workers.
     resources : dict
         Dask resources that a cell takes, e.g. ``{"GPU": 1}``.
+    patience : str
+        How long a running scheduler may take to answer.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class DaskEngine:
         gpus: Sequence[str] = (),
         resources: dict[str, float] | None = None,
         function: CellFunction = run_cell,
+        patience: str = "15s",
     ) -> None:
         self.workers = len(gpus) or workers
         self._scheduler = scheduler
         self._gpus = list(gpus)
         self._resources = resources
         self._function = function
+        self._patience = patience
 
     def run(self, tasks: Sequence[CellTask]) -> Outcomes:
         """See :class:`Engine`."""
@@ -129,7 +134,7 @@ class DaskEngine:
         _quiet_logs()
         if self._scheduler is not None:
             try:
-                client = Client(self._scheduler, timeout="15s", set_as_default=False)
+                client = Client(self._scheduler, timeout=self._patience, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise UserError(
                     f"--scheduler {self._scheduler}: no Dask scheduler answers there ({error})"
@@ -148,7 +153,7 @@ class DaskEngine:
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 host="127.0.0.1",
                 silence_logs=logging.CRITICAL,
             )
@@ -200,3 +205,53 @@ def _dask_settings() -> dict[str, Any]:
 def _quiet_logs() -> None:
     for name in ("distributed", "tornado", "bokeh"):
         logging.getLogger(name).setLevel(logging.CRITICAL if not sys.flags.dev_mode else logging.WARNING)
+
+
+def resolve_device(device: str) -> tuple[str, list[str]]:
+    """Turn ``auto`` into ``cuda`` or ``cpu``.
+
+    Returns
+    -------
+    device : str
+    gpus : list of str
+        Names for ``CUDA_VISIBLE_DEVICES``; empty for ``cpu``.
+
+    Raises
+    ------
+    UserError
+        Another name than cpu, cuda, cuda:N and auto.
+    """
+    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        raise UserError(f"--device {device}: use cpu, cuda or auto")
+    gpus = machine.visible_gpus() if device != "cpu" else []
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    return device, gpus
+
+
+def make_engine(
+    workers: int | None, scheduler: str | None, device: str, per_gpu: int = 1
+) -> tuple[Engine, str]:
+    """Engine and device for what the command line asks.
+
+    Parameters
+    ----------
+    workers : int or None
+        0 = in this process; ``None`` = one per core, or per GPU.
+    scheduler : str or None
+        Address of a running Dask scheduler.
+    device : str
+        cpu, cuda or auto.
+    per_gpu : int
+        Cells that share one GPU.
+    """
+    device, gpus = resolve_device(device)
+    if workers == 0:
+        return SerialEngine(), device
+    share = {"GPU": 1.0 / per_gpu} if device.startswith("cuda") else None
+    if scheduler is not None:
+        return DaskEngine(1, scheduler=scheduler, resources=share), device
+    if gpus:
+        places = [gpus[i % len(gpus)] for i in range(workers or len(gpus) * per_gpu)]
+        return DaskEngine(1, gpus=places), device
+    return DaskEngine(workers or machine.usable_cores()), device

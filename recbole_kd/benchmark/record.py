@@ -59,5 +59,8 @@ def write(results: Path, experiment: Experiment, failures: dict[str, dict[str, A
         ],
         "failures": kept,
     }
-    rundir.write_text_atomic(home / FILE, json.dumps(value, indent=1) + "\n")
+    text = json.dumps(value, indent=1) + "\n"
+    path = home / FILE
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        rundir.write_text_atomic(path, text)
     return home

@@ -20,19 +20,32 @@ from recbole_kd.benchmark.executor import FAILED, CellTask, Outcome
 from recbole_kd.benchmark.plan import CellState, Plan, make_plan, tidy
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import PlannedCell
-from recbole_kd.errors import UserError
+from recbole_kd.errors import StoreError, UserError
 
 Builder = Callable[[Path, Sequence[PlannedCell]], dict[str, Artefacts]]
 
 
 @dataclass
 class SweepResult:
-    """Numbers of a finished sweep."""
+    """Numbers of a finished sweep.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the experiment's tables.
+    ran, reused : int
+        Different runs.
+    failures : dict
+        By cell digest.
+    unwritten : str or None
+        Why record or tables could not be written (disk full); runs that were finished are kept.
+    """
 
     folder: Path
     ran: int = 0
     reused: int = 0
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unwritten: str | None = None
 
 
 def run_sweep(
@@ -71,13 +84,17 @@ def run_sweep(
         _undo(created)
         raise
     sweep = SweepResult(record.folder(results, experiment.name), reused=plan.count("exists"))
-    record.write(results, experiment, {})
+    _record(results, experiment, sweep)
     with reporter.running(
         len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
     ):
         _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
-    _write_outputs(sweep.folder, figures)
-    reporter.table(sweep.folder, final=True)
+    if record.read(results, experiment.name) is not None:
+        try:
+            _write_outputs(sweep.folder, figures)
+        except (StoreError, OSError) as error:
+            sweep.unwritten = str(error)
+        reporter.table(sweep.folder, final=True)
     return sweep
 
 
@@ -140,7 +157,7 @@ def _run(
             state, outcome = todo[raw.cell], _checked(raw, results)
             if outcome.status == FAILED:
                 sweep.failures[outcome.cell] = _failure(state, outcome)
-                record.write(results, experiment, sweep.failures)
+                _record(results, experiment, sweep)
             else:
                 sweep.ran += 1
             reporter.finished(state, outcome, _headline(results, outcome, experiment.spec.metrics[0]))
@@ -148,7 +165,17 @@ def _run(
             more = +waiting
             if more and _group(state) not in more:
                 reporter.table(sweep.folder, final=False)
-    record.write(results, experiment, sweep.failures)
+    _record(results, experiment, sweep)
+
+
+def _record(results: Path, experiment: Experiment, sweep: SweepResult) -> None:
+    """Write the record; a full disk must not end the cells that still can be finished elsewhere."""
+    try:
+        record.write(results, experiment, sweep.failures)
+    except StoreError as error:
+        sweep.unwritten = str(error)
+    else:
+        sweep.unwritten = None
 
 
 def _group(state: CellState) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from recbole_kd.benchmark.artefacts import Artefacts
 from recbole_kd.benchmark.executor import BUSY, DONE, EXISTS, FAILED, CellTask, Outcome
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.spec import PlannedCell
+from recbole_kd.errors import StoreError
 
 USERS = 20
 
@@ -78,6 +79,28 @@ def fake_cell(seconds: float, log: Path | None, failing: str = "") -> Callable[[
                 with log.open("a") as file:
                     file.write(f"{task.cell} {os.getpid()}\n")
         return Outcome(task.cell, DONE, seconds)
+
+    return run
+
+
+def reporting_cell(task: CellTask) -> Outcome:
+    """Write the run at once and turn an error into a failure, as the real executor does."""
+    try:
+        with try_lock(Path(task.results), f"cell-{task.cell}"):
+            write_fake_run(Path(task.results), task.cell, task.label)
+    except StoreError as error:
+        return Outcome(task.cell, FAILED, 0.0, str(error), str(error))
+    return Outcome(task.cell, DONE)
+
+
+def telling_cell(seconds: float, log: Path, started: Path) -> Callable[[CellTask], Outcome]:
+    """Like ``fake_cell``, and appends its address to ``started`` when it begins to work."""
+    inner = fake_cell(seconds, log)
+
+    def run(task: CellTask) -> Outcome:
+        with started.open("a") as file:
+            file.write(f"{task.cell} {os.getpid()}\n")
+        return inner(task)
 
     return run
 

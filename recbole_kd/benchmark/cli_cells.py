@@ -1,0 +1,83 @@
+"""Verbs that run single cells: reproduce, rerun."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recbole_kd.benchmark.cli import (
+    RESULTS,
+    DeviceOpt,
+    ExperimentArg,
+    JsonOpt,
+    QuietOpt,
+    ResultsOpt,
+    SchedulerOpt,
+    WorkersOpt,
+    sweep,
+)
+from recbole_kd.errors import UserError
+
+
+def reproduce(
+    run: Annotated[Path, typer.Argument(help="A run directory, such as results/runs/0bc2cb84c22fa96c.")],
+    device: DeviceOpt = "auto",
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest difference of a metric on another device.")
+    ] = 0.005,
+    as_json: JsonOpt = False,
+) -> None:
+    """Run one cell again from its run directory and say whether its ranks are the same."""
+    from recbole_kd.benchmark.engines import resolve_device
+    from recbole_kd.benchmark.reproduce import DIFFERENT
+    from recbole_kd.benchmark.reproduce import reproduce as again
+
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run directory")
+    verdict = again(run, resolve_device(device)[0], tolerance)
+    if as_json:
+        typer.echo(json.dumps(asdict(verdict)))
+    else:
+        typer.echo(f"{verdict.status}: {verdict.moved:.2%} of the ranks differ")
+        for name, (then, now) in verdict.metrics.items():
+            typer.echo(f"  {name}: {then:.6f} then, {now:.6f} now")
+        for name, (then, now) in verdict.changes.items():
+            typer.echo(f"  {name}: {then} then, {now} now")
+    if verdict.status == DIFFERENT:
+        raise typer.Exit(1)
+
+
+def rerun(
+    experiment: ExperimentArg,
+    failed: Annotated[bool, typer.Option("--failed", help="The cells that failed last time.")] = False,
+    results: ResultsOpt = RESULTS,
+    workers: WorkersOpt = None,
+    scheduler: SchedulerOpt = None,
+    device: DeviceOpt = "auto",
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Run the failed cells of an experiment again, and no others."""
+    from recbole_kd.benchmark import record
+    from recbole_kd.benchmark.resolve import load_experiment
+
+    if not failed:
+        raise UserError("rerun: say what to run again: --failed (missing cells are what 'run' runs)")
+    loaded = load_experiment(experiment)
+    known = (record.read(results, loaded.name) or {}).get("failures", [])
+    cells = {str(failure["cell"]) for failure in known}
+    chosen = [cell for cell in loaded.cells if cell.cell in cells]
+    if not chosen:
+        typer.echo(f"no cell of {loaded.name} has failed")
+        return
+    sweep(loaded, chosen, results, workers, scheduler, device, quiet, as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verbs of this module."""
+    app.command(epilog="Example: python run_benchmark.py reproduce results/runs/0bc2cb84c22fa96c")(reproduce)
+    app.command(epilog="Example: python run_benchmark.py rerun quickstart --failed")(rerun)

@@ -1,0 +1,128 @@
+"""Run one cell again from its run directory and compare the ranks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_kd.benchmark import machine, rooms, rundir
+from recbole_kd.benchmark.artefacts import build_in_child
+from recbole_kd.benchmark.executor import FAILED, CellTask, run_cell
+from recbole_kd.benchmark.spec import CellLabel, CellSpec, PlannedCell
+from recbole_kd.benchmark.validate import validated
+from recbole_kd.errors import StoreError, UserError
+
+IDENTICAL, CLOSE, DIFFERENT = "identical", "within tolerance", "different"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of a reproduction.
+
+    Attributes
+    ----------
+    status : str
+        ``identical`` (every rank), ``within tolerance`` (every metric, on another device) or
+        ``different``.
+    moved : float
+        Share of targets whose rank differs.
+    metrics : dict
+        Metric -> (then, now), on the test part.
+    changes : dict
+        What differs in code, versions and device: name -> (then, now).
+    """
+
+    status: str
+    moved: float
+    metrics: dict[str, tuple[float, float]]
+    changes: dict[str, tuple[Any, Any]]
+
+
+def load_cell(run: Path) -> tuple[PlannedCell, dict[str, Any]]:
+    """Read a run directory back into a cell.
+
+    Raises
+    ------
+    StoreError
+        It is damaged, or was written by another version of the format.
+    DataError
+        The dataset is missing, or is not the one that the run was made from.
+    """
+    manifest = rundir.read_manifest(run)
+    cell = str(manifest.get("cell"))
+    fault = rundir.fault(run, cell)
+    if fault is not None:
+        raise StoreError(fault)
+    raw = yaml.safe_load((run / "spec.yaml").read_text(encoding="utf-8"))
+    spec = validated(CellSpec, raw, f"{run / 'spec.yaml'}")
+    if spec.address() != cell:
+        raise StoreError(
+            f"{run}: was made by a version with other cell addresses (this one: {spec.address()})"
+        )
+    found = rooms.dataset_source(spec.dataset)
+    changed = [role for role, digest in spec.dataset_source.items() if found.get(role) != digest]
+    if changed:
+        raise StoreError(f"{run}: the dataset's .{changed[0]} file is not the one that the run was made from")
+    label = CellLabel.model_validate(manifest["written_as"])
+    return PlannedCell(label=label, spec=spec, cell=cell), manifest
+
+
+def reproduce(run: Path, device: str, tolerance: float) -> Verdict:
+    """Run the cell of ``run`` again, beside it, and compare.
+
+    Parameters
+    ----------
+    run : Path
+        A run directory; stays as it is.
+    device : str
+    tolerance : float
+        Largest difference of a metric that still counts as the same on another device.
+    """
+    planned, manifest = load_cell(run)
+    results = run.resolve().parent.parent
+    files = build_in_child(results, [planned])[planned.cell]
+    folder = Path(tempfile.mkdtemp(prefix=".reproduce-", dir=results))
+    try:
+        metrics = tuple(manifest["metrics"]["test"])
+        task = CellTask.build(folder, planned.cell, planned.label, planned.spec, files, device, metrics)
+        outcome = run_cell(task)
+        if outcome.status == FAILED:
+            raise UserError(f"{run}: the cell failed this time: {outcome.error}")
+        again = rundir.run_path(folder, planned.cell)
+        return _compare(run, again, manifest, rundir.read_manifest(again), tolerance)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compare(
+    then: Path, now: Path, before: dict[str, Any], after: dict[str, Any], tolerance: float
+) -> Verdict:
+    import pyarrow.parquet as pq
+
+    old, new = (pq.read_table(path / "ranks.parquet").to_pandas() for path in (then, now))
+    keys = ["split", "user", "item"]
+    both = old.astype({"split": str}).merge(
+        new.astype({"split": str}), on=keys, how="outer", suffixes=("", "_now")
+    )
+    moved = float(
+        ((both["rank"] != both["rank_now"]) | (both["rank_masked"] != both["rank_masked_now"])).mean()
+    )
+    tested = {
+        name: (value, after["metrics"]["test"][name]) for name, value in before["metrics"]["test"].items()
+    }
+    gap = max(abs(a - b) for a, b in tested.values())
+    same_device = before["device"] == after["device"]
+    close = not same_device and gap <= tolerance
+    status = IDENTICAL if moved == 0 else CLOSE if close else DIFFERENT
+    return Verdict(status, moved, tested, _changes(before, after))
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    then = {**before["versions"], **before["code"], "device": before["device"], **before["machine"]}
+    now = {**after["versions"], **after["code"], "device": after["device"], **machine.machine()}
+    return {key: (then.get(key), now[key]) for key in now if then.get(key) != now[key]}
