@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from profiles.history import LeakageGuard, UserHistory, train_histories
-from profiles.spec import TeacherSpec, check_names
+from profiles.refresh import RefreshLog
+from profiles.spec import RefreshSpec, TeacherSpec, check_names
 from profiles.store import Store
-from profiles.write import Author, Outcome, Progress, write_profiles
+from profiles.write import Author, Outcome, Price, Progress, write_profiles
 from recbole_kd.data.types import Split
 from recbole_kd.errors import ProfileError
 from recbole_kd.strict import digest
@@ -123,6 +127,8 @@ def write_texts(
     progress: Progress | None = None,
     users: int | None = None,
     author: Author | None = None,
+    price: Price | None = None,
+    shipped: bool = True,
 ) -> Outcome:
     """Write the texts of a teacher into ``store`` (corruption comes later, at embedding).
 
@@ -132,6 +138,10 @@ def write_texts(
         Only the first so many users.
     author : Author, optional
         As made by ``make_author``, to share a loaded model.
+    price : callable, optional
+        ``price(prompt_tokens, completion_tokens)`` in US dollars; the shipped table by default.
+    shipped : bool
+        Use the texts that ship with the code.
 
     Raises
     ------
@@ -140,15 +150,45 @@ def write_texts(
     from profiles.prices import price_function
     from profiles.transfer import import_shipped
 
-    histories = train_histories(split, spec.as_of)
+    histories = histories_of(spec, split, item_texts, domain)
     guard = LeakageGuard(split)
     for history in histories:
         guard.check(history.user, history.items)
     author = author or make_author(spec, split, item_texts, domain, histories)
     name = split.dataset.name
-    import_shipped(store, name, author.writer)
-    price = price_function(author.backend.model) if spec.uses_llm else (lambda prompt, completion: None)
+    if shipped:
+        import_shipped(store, name, author.writer)
+    price = price or price_function(author.backend.model)
     return write_profiles(author, histories[:users], store, name, progress, price)
+
+
+def histories_of(
+    spec: TeacherSpec, split: Split, item_texts: Texts, domain: str | None = None
+) -> list[UserHistory]:
+    """What each profile may see: the train part as of ``spec.as_of``, or as of its last refresh."""
+    start = train_histories(split, spec.as_of)
+    if spec.refresh is None:
+        return start
+    whole = train_histories(split)
+    log = refresh_log(spec, spec.refresh, whole, {h.user: h.last for h in start}, item_texts, domain)
+    return log.in_force(whole)
+
+
+def refresh_log(
+    spec: TeacherSpec,
+    refresh: RefreshSpec,
+    whole: list[UserHistory],
+    start: Mapping[str, int],
+    item_texts: Texts,
+    domain: str | None = None,
+) -> RefreshLog:
+    """Play a refresh policy; ``drift`` measures on the categories of the items, equally weighted."""
+    from profiles.refresh import run_policy
+
+    vectors = None
+    if refresh.policy == "drift":
+        vectors = category_vectors(whole, item_texts, spec.writer.domain or domain)
+    return run_policy(refresh, whole, start, vectors)
 
 
 def make_author(
@@ -170,8 +210,29 @@ def make_author(
             f"dataset {split.dataset.name} has no item texts, so nothing can be said about its users; "
             "name the text columns of its .item file under 'text' in the dataset YAML"
         )
-    histories = train_histories(split, spec.as_of) if histories is None else histories
+    histories = histories_of(spec, split, item_texts, domain) if histories is None else histories
     return Author(spec.writer, item_texts, histories, domain)
+
+
+def category_vectors(
+    histories: list[UserHistory], item_texts: Texts, domain: str | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """One vector per item: equal weights on its categories, zero elsewhere."""
+    from profiles.items import Catalogue
+    from profiles.prompts import domain_for, load_domain
+
+    fields = list(next(iter(item_texts.values()), {}))
+    catalogue = Catalogue(item_texts, load_domain(domain) if domain else domain_for(fields))
+    tokens = sorted({item for h in histories for item in h.items})
+    names = sorted({name for token in tokens for name in catalogue[token].categories})
+    at = {name: i for i, name in enumerate(names)}
+    vectors = {}
+    for token in tokens:
+        vector = np.zeros(len(names))
+        categories = catalogue[token].categories
+        vector[[at[name] for name in categories]] = 1 / max(len(categories), 1)
+        vectors[token] = vector
+    return vectors
 
 
 def _placebo(spec: TeacherSpec, base: Path) -> Any:

@@ -51,6 +51,7 @@ class ApiSpec(Strict):
     tokens_per_minute: int | None = Field(ge=1)
     timeout: float = Field(gt=0, description="seconds per attempt")
     attempts: int = Field(ge=1)
+    tokenizer: str | None = Field(None, description="to count with: folder, hub, .gguf; null: 4 chars each")
     extra_body: dict[str, Any] | None = Field(None, description="passed on as it is, e.g. for vLLM")
 
 
@@ -119,12 +120,23 @@ class CorruptionSpec(Strict):
     strength: float | None = Field(None, description="noise: signal-to-noise ratio; rotation: degrees")
 
 
+class RefreshSpec(Strict):
+    """When profiles are written anew; the student sees what the last writing saw."""
+
+    policy: str = Field(description="never, every-n, most-active or drift")
+    n: int | None = Field(None, ge=1, description="every-n: new interactions")
+    share: float | None = Field(None, gt=0, le=1, description="most-active: users per checkpoint")
+    checkpoints: int | None = Field(None, ge=1, description="most-active: equal parts of the stream")
+    threshold: float | None = Field(None, ge=0, description="drift: cosine distance")
+
+
 class TeacherSpec(Strict):
     """Everything between a split and an embedding file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str
     as_of: AsOf | None
+    refresh: RefreshSpec | None = Field(None, description="as_of is where it begins")
     writer: WriterSpec
     corruption: tuple[CorruptionSpec, ...]
     encoder: EncoderSpec
@@ -179,6 +191,7 @@ def check_names(spec: TeacherSpec, where: str) -> TeacherSpec:
     from profiles.placebo import PLACEBOS
     from profiles.prompts import DOMAINS, load_prompt
     from profiles.reduce import REDUCTIONS
+    from profiles.refresh import POLICIES
     from profiles.registry import Registry
     from profiles.strategies import STRATEGIES
 
@@ -188,6 +201,7 @@ def check_names(spec: TeacherSpec, where: str) -> TeacherSpec:
         (ENCODERS, spec.encoder.kind),
         (REDUCTIONS, spec.reduction.kind),
         *((CORRUPTIONS, c.kind) for c in spec.corruption),
+        *([(POLICIES, spec.refresh.policy)] if spec.refresh else []),
         *([(PLACEBOS, spec.placebo.kind)] if spec.placebo else []),
     ]
     try:

@@ -206,6 +206,19 @@ class Store:
         )
         return [dict(zip(_SUMMARY, row, strict=True)) for row in rows]
 
+    def measured(self, writer: Writer) -> tuple[int, int, float]:
+        """Calls, completion tokens and seconds of a model with this decoding, any prompt."""
+        row = self._db.execute(
+            "SELECT COUNT(*), TOTAL(completion_tokens), TOTAL(seconds) FROM calls "
+            "WHERE model = ? AND revision = ? AND decoding = ?",
+            (writer.model, writer.revision, writer.decoding),
+        ).fetchone()
+        return int(row[0]), int(row[1]), float(row[2])
+
+    def spent(self) -> float:
+        """US dollars of all calls in this store."""
+        return float(self._db.execute("SELECT TOTAL(price) FROM calls").fetchone()[0])
+
     def check(self) -> list[str]:
         """Problems that SQLite itself or the rows show; empty when sound."""
         found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]

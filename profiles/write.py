@@ -19,6 +19,7 @@ from profiles.strategies import STRATEGIES, Conversation, Job
 from recbole_kd.strict import digest
 
 Progress = Callable[[int, int], None]
+Price = Callable[[int, int], float | None]
 
 
 @dataclass
@@ -147,7 +148,7 @@ def write_profiles(
     store: Store,
     dataset: str,
     progress: Progress | None = None,
-    price: Callable[[int, int], float | None] = lambda prompt, completion: None,
+    price: Price = lambda prompt, completion: None,
 ) -> Outcome:
     """Write the profiles of ``histories``; what the store has is not asked again.
 
@@ -182,7 +183,7 @@ def _round(
     talks: Sequence[_Talk],
     store: Store,
     outcome: Outcome,
-    price: Callable[[int, int], float | None],
+    price: Price,
     progress: _Share,
 ) -> dict[str, Call | str]:
     """Answer every waiting message; a string says why there is no answer."""
@@ -202,8 +203,7 @@ def _round(
             call = _accept(author, messages[reply.key], reply, price)
             if isinstance(call, Call) and reply.key not in answers:
                 fresh.append(call)
-            if isinstance(call, Call) or reply.key not in answers:
-                answers.setdefault(reply.key, call)
+            answers.setdefault(reply.key, call)
         if author.prompt.needs_llm:
             store.add_calls(writer, fresh)
         outcome.answered += len(fresh)
@@ -212,16 +212,17 @@ def _round(
     return answers
 
 
-def _accept(
-    author: Author, message: Message, reply: Reply, price: Callable[[int, int], float | None]
-) -> Call | str:
+def _accept(author: Author, message: Message, reply: Reply, price: Price) -> Call | str:
     if reply.error:
         return reply.error
     kind = author.prompt.kind
     try:
         text = (
             parse_answer(
-                message.opening, reply.text, sentences=kind.sentences, cut_off=reply.finish_reason == "length"
+                "" if reply.complete else message.opening,
+                reply.text,
+                sentences=kind.sentences,
+                cut_off=reply.finish_reason == "length",
             )
             if author.prompt.needs_llm
             else " ".join(message.opening.split())
@@ -238,6 +239,16 @@ def _accept(
         cost,
         reply.finish_reason,
     )
+
+
+def accept_replies(
+    author: Author, store: Store, requests: Sequence[Request], replies: Sequence[Reply], price: Price
+) -> dict[str, str]:
+    """Store replies that came by another way (batch files); return those that are no use, and why."""
+    messages = {request.key: request.message for request in requests}
+    accepted = {reply.key: _accept(author, messages[reply.key], reply, price) for reply in replies}
+    store.add_calls(author.writer, [call for call in accepted.values() if isinstance(call, Call)])
+    return {key: reason for key, reason in accepted.items() if isinstance(reason, str)}
 
 
 def _advance(

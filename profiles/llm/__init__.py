@@ -8,6 +8,8 @@ BACKENDS: Registry[type[Backend]] = Registry(
     {
         "template": "profiles.llm.template:TemplateBackend",
         "local": "profiles.llm.local:LocalBackend",
+        "openai": "profiles.llm.openai_api:OpenAIBackend",
+        "batch-file": "profiles.llm.batch_file:BatchFileBackend",
     },
 )
 

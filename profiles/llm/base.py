@@ -40,6 +40,8 @@ class Reply:
         ``"stop"``, ``"length"``, or what the endpoint said.
     error : str or None
         Why there is no text; the call may be tried again later.
+    complete : bool
+        ``text`` begins with its own first words; the opening is not put before it.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Reply:
     seconds: float
     finish_reason: str
     error: str | None = None
+    complete: bool = False
 
 
 class Backend(ABC):
