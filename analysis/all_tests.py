@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import pair_layout, planned_pairs
+from analysis.comparison import planned_pairs
 from analysis.load import Results
 from analysis.stats.correction import correct
 from analysis.stats.datasets import DatasetComparison, compare_over_datasets
@@ -19,6 +19,7 @@ from analysis.stats.power import Design, power, seeds_needed, smallest_detectabl
 from analysis.stats.seeds import seeds_t_test
 from analysis.stats.twolevel import two_way
 from analysis.summary import summarise
+from analysis.values import pair_layout
 from recbole_kd.metrics import standard_name
 
 # Columns of p-values that `evidence` corrects, each column a family of its own.

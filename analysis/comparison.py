@@ -11,13 +11,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.load import Results
-from analysis.panel import Panel
 from analysis.stats.correction import LABELS, correct
 from analysis.stats.effects import dominance, relative_gain
-from analysis.stats.paired import PAIRED_TESTS, bootstrap_means
+from analysis.stats.paired import PAIRED_TESTS
 from analysis.stats.result import TestResult
 from analysis.stats.seeds import seeds_t_test
-from analysis.stats.twolevel import DEFAULT_RESAMPLES, calibrated_interval, seed_weights, two_level, two_way
+from analysis.stats.twolevel import (
+    DEFAULT_RESAMPLES,
+    calibrated_interval,
+    seed_weights,
+    two_level,
+    two_way,
+    weight_stream,
+)
+from analysis.values import Layout, UserValues, pair_layout
 from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
 
@@ -83,78 +90,8 @@ class Comparison:
         return own | result | {"notes": "; ".join(notes)}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Values of both sides on common users and seeds: float64 [S, U] each."""
-
-    method: FloatArray
-    baseline: FloatArray
-    users: NDArray[np.intp]
-
-    @property
-    def differences(self) -> FloatArray:
-        """Method minus baseline, float64 [S, U]."""
-        return self.method - self.baseline
-
-
-def pair_layout(
-    results: Results,
-    dataset: str,
-    method: tuple[str, str],
-    baseline: tuple[str, str],
-    metric: str,
-    keep: NDArray[np.bool_] | None = None,
-) -> tuple[Layout | None, tuple[int, ...]]:
-    """Both sides of a comparison on the seeds and users that they share.
-
-    Parameters
-    ----------
-    method, baseline : tuple of str
-        (backbone, variant).
-    keep : bool [N], optional
-        Only these targets of the panel count.
-
-    Returns
-    -------
-    Layout or None, tuple of int
-        None if there is no common seed or fewer than two common users; and the common seeds.
-    """
-    left, right = (results.cells(dataset, *m) for m in (method, baseline))
-    seeds = tuple(s for s in left if s in right)
-    if not seeds:
-        return None, seeds
-    panel = results.panels[dataset]
-    a = panel.user_values([left[s] for s in seeds], metric, keep)
-    b = panel.user_values([right[s] for s in seeds], metric, keep)
-    users = np.flatnonzero(~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)))
-    if len(users) < 2:
-        return None, seeds
-    return Layout(a[:, users], b[:, users], users), seeds
-
-
-class _Resamples:
-    """User resamples of one (dataset, metric), drawn once for all runs with complete users."""
-
-    def __init__(self, panel: Panel, metric: str, n_resamples: int, seed: int) -> None:
-        self._n, self._seed = n_resamples, seed
-        values = panel.user_values(panel.cells, metric)
-        complete = ~np.isnan(values).any(axis=1)
-        self._columns = {c: i for i, c in enumerate(np.asarray(panel.cells)[complete])}
-        self._means = self._draw(values[complete]) if complete.any() else np.empty((n_resamples, 0))
-
-    def _draw(self, values: FloatArray) -> FloatArray:
-        rng = np.random.default_rng(self._seed)
-        return bootstrap_means(np.ascontiguousarray(values.T), n_resamples=self._n, rng=rng)
-
-    def means(self, cells: Sequence[str], values: FloatArray) -> FloatArray:
-        """Resampled means [B, S] of runs; drawn anew where users are not complete."""
-        if all(c in self._columns for c in cells):
-            return self._means[:, [self._columns[c] for c in cells]]
-        return self._draw(values)
-
-
 def _two_level(
-    layout: Layout, means: tuple[FloatArray, FloatArray], confidence: float, seed: int
+    layout: Layout, means: FloatArray, confidence: float, seed: int
 ) -> tuple[TestResult, tuple[float, float]]:
     """Two-level result and the interval of the relative gain (per cent)."""
     difference = means[0] - means[1]
@@ -165,7 +102,7 @@ def _two_level(
     gain = relative_gain(m, b)
     # Delta method for the ratio of means: its influence per cell is (method - m/b baseline) / b.
     linear = two_way(100 * (layout.method - m / b * layout.baseline) / b)
-    weights = seed_weights(len(layout.method), len(difference), np.random.default_rng(seed))
+    weights = seed_weights(len(layout.method), len(difference), weight_stream(seed))
     below = (weights * means[1]).sum(axis=1)
     ratio = 100 * ((weights * means[0]).sum(axis=1) / np.where(below > 0, below, np.nan) - 1)
     replicates = ratio[np.isfinite(ratio)]
@@ -215,25 +152,18 @@ def _one(
     key: tuple[str, str, str],
     baseline: str,
     metric: str,
-    resamples: _Resamples | None,
+    values: UserValues | None,
     options: dict[str, Any],
 ) -> Comparison:
     dataset, backbone, variant = key
     planned = tuple(results.planned_seeds(*key))
-    layout, seeds = pair_layout(results, dataset, (backbone, variant), (backbone, baseline), metric)
+    sides = ((backbone, variant), (backbone, baseline))
+    layout, seeds = pair_layout(results, dataset, *sides, metric, values=values)
     base = Comparison(dataset, backbone, variant, baseline, metric, seeds, planned)
-    if layout is None or resamples is None:
+    if layout is None or values is None:
         return replace(base, notes=(_why_not(results, dataset, backbone, variant, baseline),))
     panel = results.panels[dataset]
-    left, right = (results.cells(dataset, backbone, v) for v in (variant, baseline))
-    means = (
-        resamples.means([left[s] for s in seeds], layout.method),
-        resamples.means([right[s] for s in seeds], layout.baseline),
-    )
-    if means[0].shape != means[1].shape or len(layout.users) < panel.n_users:
-        # Users differ: both sides must be resampled on the same common users.
-        both = resamples._draw(np.concatenate([layout.method, layout.baseline]))
-        means = (both[:, : len(seeds)], both[:, len(seeds) :])
+    means = values.means(*layout.cells, layout.columns)
     result, gain = _two_level(layout, means, options["confidence"], options["seed"])
     if options["test"] != DEFAULT_TEST:
         other = OTHER_TESTS[options["test"]](layout, **options)
@@ -314,7 +244,9 @@ def compare(
     pairs = planned_pairs(results, reference)
     found = []
     for metric in names:
-        drawn = {d: _Resamples(p, metric, n_resamples, seed) for d, p in results.panels.items()}
+        drawn = {
+            d: UserValues(p, metric, n_resamples=n_resamples, seed=seed) for d, p in results.panels.items()
+        }
         found += [_one(results, key, reference, metric, drawn.get(key[0]), options) for key in pairs]
     family = f"{len(found)} comparisons with '{reference}' on {', '.join(names)}"
     adjusted = correct([c.result.p if c.result else float("nan") for c in found], correction)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.comparison import Comparison, Layout, pair_layout, planned_pairs
+from analysis.comparison import Comparison, planned_pairs
 from analysis.load import Results
 from analysis.panel import Panel
 from analysis.stats.correction import LABELS, correct
@@ -23,6 +23,7 @@ from analysis.stats.effects import dominance, relative_gain
 from analysis.stats.interaction import gain_by_slice, gain_contrast, linear_weights
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_level
+from analysis.values import Layout, UserValues, pair_layout
 from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
 
@@ -176,8 +177,9 @@ class SliceComparison:
     trend: TestResult | None
 
 
-def _slice_result(layout: Layout, base: Comparison, options: dict[str, Any]) -> Comparison:
+def _slice_result(layout: Layout, base: Comparison, values: UserValues, seed: int) -> Comparison:
     m, b = float(layout.method.mean()), float(layout.baseline.mean())
+    means = values.means(*layout.cells, layout.columns)
     return replace(
         base,
         n_users=len(layout.users),
@@ -185,7 +187,7 @@ def _slice_result(layout: Layout, base: Comparison, options: dict[str, Any]) -> 
         baseline_mean=b,
         gain=relative_gain(m, b),
         dominance=dominance(layout.differences.mean(axis=0)),
-        result=two_level(layout.differences, **options),
+        result=two_level(layout.differences, seed=seed, user_means=means[0] - means[1]),
     )
 
 
@@ -233,23 +235,27 @@ def compare_slices(
     """
     slicer, name = get_slicer(by), standard_name(metric or results.metrics[0])
     reference = baseline or results.baseline
-    options = {"n_resamples": n_resamples, "seed": seed}
     found: list[SliceComparison] = []
     slicings = {d: slicer(p) for d, p in results.panels.items()}
+    values = {
+        (d, code): UserValues(
+            results.panels[d], name, keep=s.codes == code, n_resamples=n_resamples, seed=seed
+        )
+        for d, s in slicings.items()
+        for code in range(len(s.labels))
+    }
     for dataset, backbone, variant in planned_pairs(results, reference):
         if dataset not in slicings:
             continue
         slicing, parts, cells = slicings[dataset], [], []
         for code in range(len(slicing.labels)):
-            keep = slicing.codes == code
-            layout, seeds = pair_layout(
-                results, dataset, (backbone, variant), (backbone, reference), name, keep=keep
-            )
+            sides, own_values = ((backbone, variant), (backbone, reference)), values[(dataset, code)]
+            layout, seeds = pair_layout(results, dataset, *sides, name, values=own_values)
             if layout is not None:
                 planned = tuple(results.planned_seeds(dataset, backbone, variant))
                 base = Comparison(dataset, backbone, variant, reference, name, seeds, planned)
                 parts.append((code, layout))
-                cells.append(_slice_result(layout, base, options))
+                cells.append(_slice_result(layout, base, own_values, seed))
         if cells:
             omnibus, trend = _interaction(parts)
             labels = tuple(slicing.labels[code] for code, _ in parts)

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import wording
-from analysis.comparison import pair_layout
 from analysis.figures.style import GREY, LIGHT, LINES, MARKERS, clip_text, new_figure, style, variant_colours
 from analysis.load import Results
 from analysis.slices import SliceComparison, Slicer, compare_slices
+from analysis.values import pair_layout
 from recbole_kd.metrics import standard_name
 
 

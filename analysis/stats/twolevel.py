@@ -20,7 +20,6 @@ bootstrap distribution and scales it to the variance and degrees of freedom abov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +107,11 @@ def two_way(differences: ArrayLike) -> TwoWay:
     )
 
 
+def weight_stream(seed: int) -> np.random.Generator:
+    """Random stream of the seeds' weights, apart from that of the users' resamples."""
+    return np.random.default_rng([seed, 1])
+
+
 def seed_weights(n_seeds: int, n_resamples: int, rng: np.random.Generator) -> FloatArray:
     """Weights of resampled seeds, float64 [B, S], rows sum to 1."""
     return rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / n_seeds
@@ -164,10 +168,10 @@ def two_level(
     """
     d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
     anova = two_way(d)
-    rng = np.random.default_rng(seed)
     if user_means is None:
+        rng = np.random.default_rng(seed)
         user_means = bootstrap_means(np.ascontiguousarray(d.T), n_resamples=n_resamples, rng=rng)
-    weights = seed_weights(len(d), len(user_means), rng)
+    weights = seed_weights(len(d), len(user_means), weight_stream(seed))
     replicates = (weights * user_means).sum(axis=1)
     if calibrate:
         low, high = calibrated_interval(replicates, anova.mean, anova, confidence)
@@ -193,21 +197,3 @@ def two_level(
         effect_name="Cohen's d_z",
         notes=_SEED_NOTES.get(len(d), ()),
     )
-
-
-def shared_resamples(
-    columns: Sequence[FloatArray], *, n_resamples: int = DEFAULT_RESAMPLES, seed: int = 0
-) -> FloatArray:
-    """User-level bootstrap means of many runs on one and the same set of resamples.
-
-    Parameters
-    ----------
-    columns : sequence of float64 [U]
-        Metric per user, one entry per run.
-
-    Returns
-    -------
-    float64 [n_resamples, len(columns)]
-    """
-    rng = np.random.default_rng(seed)
-    return bootstrap_means(np.column_stack(list(columns)), n_resamples=n_resamples, rng=rng)
