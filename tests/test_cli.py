@@ -275,3 +275,54 @@ def test_kill_9_of_real_dask_cells_and_the_same_table(place, write_experiment):
     assert ranks == {p.parent.name: p.read_bytes() for p in (place / "whole").glob("runs/*/ranks.parquet")}
     assert not [p for p in (results / "runs").iterdir() if p.name.startswith(".")]
     assert os.path.getsize(results / "kd" / "gains.png") > 0
+
+
+def baseline_cells(place, write_experiment, names):
+    """Run RecBole models for one epoch; return manifest and ranks by backbone."""
+    variants = {"plain": {"train": {"epochs": 1, "train_batch_size": 64}}}
+    write_experiment("base", {"variants": variants, "backbones": names, "seeds": [1]})
+    status = call("run", "base", "--results", place / "results", "--workers", 0)
+    record = json.loads((place / "results" / "base" / "experiment.json").read_text())
+    assert status == 0, [f["traceback"] for f in record["failures"]]
+    runs = {c["backbone"]: place / "results" / "runs" / c["cell"] for c in record["cells"]}
+    return {name: (json.loads((run / "manifest.json").read_text()), run) for name, run in runs.items()}
+
+
+def test_a_recbole_model_is_a_baseline_ranked_as_ours(place, write_experiment):
+    found = baseline_cells(place, write_experiment, ["Caser", "FPMC", "recbole:SASRec"])
+    for manifest, run in found.values():
+        ranks = pq.read_table(run / "ranks.parquet").to_pandas()
+        assert len(ranks) == 60
+        assert ranks["rank"].between(1, 25).all()
+        assert (ranks["rank_masked"] <= ranks["rank"]).all()
+        assert manifest["epochs"] == 1
+    assert found["recbole:SASRec"][0]["model"] == "recbole:SASRec"
+
+
+def test_a_recbole_model_passes_by_the_variants_with_a_teacher(place, write_experiment, capsys):
+    kd = {**KD, "embeddings": str(embeddings(place))}
+    write_experiment(
+        "mix", {"variants": {"plain": {}, "kd": kd}, "backbones": ["SASRec", "Caser"], "seeds": [1]}
+    )
+    assert call("plan", "mix", "--json") == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(c["backbone"], c["variant"]) for c in cells] == [
+        ("SASRec", "plain"),
+        ("SASRec", "kd"),
+        ("Caser", "plain"),
+    ]
+    write_experiment("more", {"variants": {"plain": {}}, "backbones": ["S3Rec"], "seeds": [1]})
+    assert call("plan", "more") == 2
+    assert "no model 'S3Rec'" in capsys.readouterr().err
+    write_experiment("more", {"variants": {"plain": {"hparams": {"n_v": 3}}}, "backbones": ["Caser"]})
+    assert call("plan", "more") == 2
+    assert "did you mean 'nv'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_listed_baseline_runs(place, write_experiment):
+    from recbole_kd.benchmark.prefix import available
+
+    _conftest.write_dataset(place / "data" / "tiny", users=60, items=150)
+    names = [f"recbole:{name}" for name in available()]
+    assert set(baseline_cells(place, write_experiment, names)) == set(names)

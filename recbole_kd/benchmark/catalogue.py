@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recbole_kd.benchmark import properties
 from recbole_kd.benchmark.marked_yaml import load_marked
+from recbole_kd.benchmark.prefix import available
 
 Entries = list[tuple[str, str]]
 
@@ -42,6 +43,7 @@ def _objectives() -> Entries:
 _KINDS: dict[str, Callable[[], Entries]] = {
     "datasets": _yaml("dataset"),
     "models": _yaml("model"),
+    "baselines": lambda: [(name, "RecBole's own class and Trainer, prefix mode") for name in available()],
     "teachers": _yaml("profile"),
     "experiments": _yaml("experiment"),
     "objectives": _objectives,

@@ -20,12 +20,13 @@ class Kind(StrEnum):
     teachers = "teachers"
     experiments = "experiments"
     objectives = "objectives"
+    baselines = "baselines"
 
 
 def list_command(
     kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: JsonOpt = False
 ) -> None:
-    """List what experiments can name: datasets, models, teachers, objectives, experiments."""
+    """List what experiments can name: datasets, models, teachers, objectives, baselines, experiments."""
     from recbole_kd.benchmark.catalogue import entries
     from recbole_kd.benchmark.tables import show, simple_table
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from recbole_kd.data.profile_table import ProfileTable
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.ranking import Ranks
+    from recbole_kd.training.fit import OnEpoch
 
 DONE, EXISTS, BUSY, FAILED = "done", "exists", "busy", "failed"
 # What of the split's report must stand beside every number.
@@ -99,7 +100,7 @@ class Outcome:
     trace: str | None = None
 
 
-def run_cell(task: CellTask) -> Outcome:
+def run_cell(task: CellTask, on_epoch: OnEpoch | None = None) -> Outcome:
     """Run one cell unless it exists or another process is at it; never raises for a failing cell."""
     begin = time.perf_counter()
     results = Path(task.results)
@@ -110,7 +111,7 @@ def run_cell(task: CellTask) -> Outcome:
             path = rundir.run_path(results, task.cell)
             if path.exists() and rundir.fault(path, task.cell) is None:
                 return Outcome(task.cell, EXISTS)
-            _run(task, results)
+            _run(task, results, on_epoch)
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         trace = machine.redact(traceback.format_exc())
@@ -127,27 +128,19 @@ def limit_threads() -> None:
     torch.set_num_threads(1)
 
 
-def _run(task: CellTask, results: Path) -> None:
+def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     begin = time.perf_counter()
     machine.reset_peak_memory()
     limit_threads()
-    from recbole_kd.ranking import rank_targets
-    from recbole_kd.training.fit import fit
+    from recbole_kd.benchmark.students import train
 
     spec = CellSpec.model_validate(task.spec)
     split = read_split(Path(task.split))
     profiles = _profiles(spec, task.teacher, split)
     loaded = time.perf_counter()
-    length = spec.dataset.max_item_list_length
-    result = fit(
-        split, spec.student, profiles, seed=spec.seed, device=task.device, max_item_list_length=length
-    )
+    result, rank = train(spec, split, profiles, task.device, on_epoch)
     fitted = time.perf_counter()
-    batch = spec.student.train.eval_batch_size
-    ranks = {
-        name: rank_targets(result.model, part, max_len=length, batch_size=batch, device=task.device)
-        for name, part in (("valid", split.valid), ("test", split.test))
-    }
+    ranks = {"valid": rank(split.valid), "test": rank(split.test)}
     done = time.perf_counter()
     manifest = {
         # Dataset and variant are names: another experiment may call the same run otherwise.

@@ -113,7 +113,9 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
         dataset, dataset_source = datasets[dataset_name]
-        chosen = [v for v in variants if v.spec.backbones is None or backbone in v.spec.backbones]
+        chosen = [v for v in variants if _serves(v, backbone)]
+        if not chosen:
+            raise SpecError(f"{data.where('backbones')}: no variant is for backbone '{backbone}'")
         students = {}
         for variant in chosen:
             model = defaults(backbone, variant.spec.distilled)
@@ -132,6 +134,13 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
             )
             label = CellLabel(dataset=dataset.name, backbone=backbone, variant=variant.name, seed=seed)
             yield PlannedCell(label=label, spec=cell, cell=cell.address())
+
+
+def _serves(variant: _Variant, backbone: str) -> bool:
+    """Whether a variant is for a backbone; teachers pass by plain baselines that nobody can distil into."""
+    if variant.spec.backbones is not None:
+        return backbone in variant.spec.backbones
+    return not variant.spec.distilled or rooms.can_be_distilled(backbone)
 
 
 def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from recbole_kd.benchmark import properties
+from recbole_kd.benchmark import prefix, properties
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
 from recbole_kd.benchmark.spec import CellSpec, VariantSpec, teacher_content
@@ -81,9 +81,27 @@ def dataset_source(spec: DatasetSpec) -> dict[str, str]:
 
 
 def _model_file(name: str, asked_at: object) -> MarkedDict:
-    data = properties.load("model", name, asked_at)
+    if name.startswith(prefix.MARK) or (name not in properties.names("model") and name in prefix.available()):
+        data = _recbole_model(name.removeprefix(prefix.MARK), asked_at)
+    else:
+        data = properties.load("model", name, asked_at)
     validated(ModelFile, data, f"model '{name}'")
     return data
+
+
+def _recbole_model(name: str, asked_at: object) -> MarkedDict:
+    """Defaults of a model that runs under RecBole's own Trainer."""
+    train = properties.load("model", "_recbole", asked_at)
+    result = MarkedDict(train.mark)
+    result.put("model", prefix.MARK + name, train.mark)
+    result.put("hparams", prefix.hparams_of(name, asked_at), train.mark)
+    result.put("train", train, train.mark)
+    return result
+
+
+def can_be_distilled(backbone: str) -> bool:
+    """Whether a backbone has a KD form; a RecBole model under its own Trainer is a plain baseline only."""
+    return f"{backbone}KD" in properties.names("model")
 
 
 def model_defaults(backbone: str, distilled: bool, asked_at: object = None) -> MarkedDict:

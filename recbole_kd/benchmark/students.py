@@ -1,0 +1,53 @@
+"""How a cell's student is trained and ranked: ours in sequence mode, RecBole's own in prefix mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from recbole_kd.benchmark.prefix import MARK, fit_prefix, rank_prefix
+
+if TYPE_CHECKING:
+    from recbole_kd.benchmark.spec import CellSpec
+    from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.types import EvalSet, Split
+    from recbole_kd.ranking import Ranks
+    from recbole_kd.training.fit import FitResult, OnEpoch
+
+Ranker = Callable[["EvalSet"], "Ranks"]
+
+
+def train(
+    spec: CellSpec, split: Split, profiles: ProfileTable | None, device: str, on_epoch: OnEpoch | None
+) -> tuple[FitResult, Ranker]:
+    """Train the student of a cell.
+
+    Returns
+    -------
+    FitResult
+    callable
+        Ranks the targets of an evaluation set.
+    """
+    length, batch = spec.dataset.max_item_list_length, spec.student.train.eval_batch_size
+    if spec.student.model.startswith(MARK):
+        plain = fit_prefix(
+            split, spec.student, seed=spec.seed, device=device, max_item_list_length=length, on_epoch=on_epoch
+        )
+        return plain, lambda part: rank_prefix(
+            plain.model, part, max_len=length, batch_size=batch, device=device
+        )
+    from recbole_kd.ranking import rank_targets
+    from recbole_kd.training.fit import fit
+
+    result = fit(
+        split,
+        spec.student,
+        profiles,
+        seed=spec.seed,
+        device=device,
+        max_item_list_length=length,
+        on_epoch=on_epoch,
+    )
+    return result, lambda part: rank_targets(
+        result.model, part, max_len=length, batch_size=batch, device=device
+    )
