@@ -14,6 +14,7 @@ MAX_NAME = 40
 _QUOTED = re.compile(r"'((?:[^']|'(?!\s*(?:,|$)))*)'(?:\s*,\s*|$)")
 _ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|Les|Le|La|L'|Il|Das|Der|Die|El)$")
 # Chat-template and tool markers must never reach a model from an item.
+_BRACKETS = str.maketrans({"<": "‹", ">": "›", "`": "'"})  # so no text can close a tag of ours
 _MARKERS = re.compile(r"<\|.*?\|>|</?s>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>", re.IGNORECASE)
 
 
@@ -37,7 +38,7 @@ def clean(text: str, limit: int) -> str:
     """
     text = _MARKERS.sub(" ", unicodedata.normalize("NFKC", text))
     text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-    text = " ".join(text.replace("`", "'").split())
+    text = " ".join(text.translate(_BRACKETS).split())
     if len(text) <= limit:
         return text
     return text[: limit - 3].rsplit(" ", 1)[0].rstrip(" ,;:-") + "..."

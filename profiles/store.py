@@ -172,7 +172,7 @@ class Store:
         who = (writer.model, writer.revision, writer.decoding)
         rows = [(*who, *astuple(call), time.time()) for call in calls]
         with self._transaction() as db:
-            db.executemany(f"INSERT OR IGNORE INTO calls VALUES ({_marks(11)})", rows)  # noqa: S608 - marks only
+            db.executemany(f"INSERT INTO calls VALUES ({_marks(11)}) ON CONFLICT DO NOTHING", rows)  # noqa: S608 - marks only
 
     def add_profiles(self, profiles: Iterable[Profile]) -> int:
         """Keep profiles, all or none; return how many were new."""
@@ -180,7 +180,7 @@ class Store:
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
-                f"INSERT OR IGNORE INTO profiles VALUES ({_marks(len(PROFILE_COLUMNS))})",  # noqa: S608
+                f"INSERT INTO profiles VALUES ({_marks(len(PROFILE_COLUMNS))}) ON CONFLICT DO NOTHING",  # noqa: S608
                 rows,
             )
             return db.total_changes - before
