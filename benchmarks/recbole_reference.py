@@ -6,7 +6,9 @@ RecBole's ``SequentialDataset`` augments the prefixes, its ``Trainer`` trains to
 (NDCG@10 on validation). Nothing of RecBole's computation is replaced; a wrapper around the loss stops
 the clock every ``--every`` steps and measures validation by the rule used for all systems (all items
 ranked, seen items not removed, average rank for ties), so that the curve has points within an epoch:
-one of RecBole's epochs takes minutes. Writes ``curve.jsonl``, ``ranks.parquet`` and ``summary.json``.
+one of RecBole's epochs takes minutes. Importing RecBole's sequential models switches torch's anomaly
+detection on (``sine.py``), and it stays on here, as for every user of RecBole; ``--no-anomaly-detection``
+switches it off. Writes ``curve.jsonl``, ``ranks.parquet`` and ``summary.json``.
 """
 
 from __future__ import annotations
@@ -132,6 +134,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             device=args.device,
         )
         init_seed(args.seed, True)
+        get_model(args.model)  # the import that switches anomaly detection on
+        torch.autograd.set_detect_anomaly(args.anomaly_detection)
         model = get_model(args.model)(data.config, data.train.dataset).to(data.config["device"])
         trainer = ClockedTrainer(data.config, model, args, data, split.valid)
         ended = "early stopping"
@@ -154,6 +158,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "ended": ended,
         "hparams": {key: trainer.config[key] for key in sorted(_hparams(args.model))} | dict(args.hparam),
         "batch_size": args.batch_size,
+        "anomaly_detection": args.anomaly_detection,
         "steps_per_epoch": len(data.train),
         "epochs": points[-1].epoch,
         "cpu_seconds": trainer.clock.cpu,
@@ -187,6 +192,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=60, help="steps between two points of the curve")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--hparam", type=_pair, action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--anomaly-detection", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     one_thread()
     summary = run(args)

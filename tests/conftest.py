@@ -16,6 +16,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_collection_finish() -> None:
+    """Importing RecBole's sequential models switches anomaly detection on, for every test of the session."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.autograd.set_detect_anomaly(False)
+
+
 @pytest.fixture(autouse=True)
 def _plain_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """RecBole's Config parses ``sys.argv`` when it is built; pytest's options are not its business."""
