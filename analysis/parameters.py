@@ -81,8 +81,7 @@ def curve_frame(results: Results, name: str, metric: str | None = None) -> pd.Da
         if len(own) > 1:
             raise SpecError(f"parameter '{name}' differs between the seeds of {' '.join(method)}")
         if summary.means:
-            row = dict(zip(("dataset", "backbone", "variant"), method, strict=True))
-            rows.append(
-                row | {"value": own[0], "mean": summary.mean, "sd": summary.sd, "n_seeds": len(summary.means)}
-            )
+            row: dict[str, Any] = dict(zip(("dataset", "backbone", "variant"), method, strict=True))
+            row |= {"value": float(own[0]), "mean": summary.mean, "sd": summary.sd}
+            rows.append(row | {"n_seeds": len(summary.means)})
     return pd.DataFrame(rows).sort_values(["dataset", "backbone", "value"], ignore_index=True, kind="stable")

@@ -194,9 +194,12 @@ def space_map(
     matplotlib Figure
         The axes of a UMAP have no unit and no direction, so they have no ticks.
     """
+    values = pd.Series(list(attribute))
+    for name, vectors in spaces.items():
+        if len(vectors) != len(values):
+            raise ValueError(f"space '{name}' has {len(vectors)} rows, the attribute {len(values)}")
     import umap
 
-    values = pd.Series(list(attribute))
     numeric = pd.api.types.is_numeric_dtype(values)
     names = [] if numeric else list(values.value_counts().index[:6])
     colour = colours([str(n) for n in names])
@@ -205,8 +208,6 @@ def space_map(
         panels = figure.subplots(1, len(spaces), squeeze=False)[0]
         points: Any = None
         for axes, (name, vectors) in zip(panels, spaces.items(), strict=True):
-            if len(vectors) != len(values):
-                raise ValueError(f"space '{name}' has {len(vectors)} rows, the attribute {len(values)}")
             reducer = umap.UMAP(n_neighbors=min(neighbours, len(vectors) - 1), random_state=seed, n_jobs=1)
             flat = np.asarray(reducer.fit_transform(np.asarray(vectors)))
             tint = values.to_numpy() if numeric else [colour.get(str(v), LIGHT) for v in values]

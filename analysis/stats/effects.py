@@ -8,6 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 
+def without_noise(values: ArrayLike) -> FloatArray:
+    """Values rounded to 12 decimals, so that averaging over seeds makes no false non-zeros or non-ties.
+
+    Metrics lie in [0, 1]; the smallest true step between two of them is far above 1e-12.
+    """
+    return np.asarray(np.round(np.asarray(values, dtype=np.float64), 12), dtype=np.float64)
+
+
 def cohens_dz(differences: ArrayLike) -> float:
     """Cohen's d_z: mean over standard deviation (ddof 1) of paired differences [N].
 
@@ -29,7 +37,7 @@ def dominance(differences: ArrayLike) -> float:
     Source: N. Cliff, Dominance statistics: ordinal analyses to answer ordinal questions,
     Psychological Bulletin 114 (1993), "within" statistic.
     """
-    return float(np.sign(np.asarray(differences, dtype=np.float64)).mean())
+    return float(np.sign(without_noise(differences)).mean())
 
 
 def cliffs_delta(x: ArrayLike, y: ArrayLike) -> float:
@@ -37,8 +45,8 @@ def cliffs_delta(x: ArrayLike, y: ArrayLike) -> float:
 
     Computed from sorted values in O((N + M) log M); see `dominance` for the paired form.
     """
-    a = np.asarray(x, dtype=np.float64)
-    b = np.sort(np.asarray(y, dtype=np.float64))
+    a = without_noise(x)
+    b = np.sort(without_noise(y))
     below = np.searchsorted(b, a, side="left")
     not_above = np.searchsorted(b, a, side="right")
     return float((below - (len(b) - not_above)).mean() / len(b))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from analysis.stats.effects import cohens_dz
+from analysis.stats.effects import cohens_dz, dominance, without_noise
 from analysis.stats.result import TestResult
 
 FloatArray = NDArray[np.float64]
@@ -68,7 +68,7 @@ def wilcoxon(differences: ArrayLike, *, zeros: str = "pratt", n_seeds: int = 1) 
         Pratt ranks zero differences and drops their ranks; Wilcoxon drops them before ranking.
         With ranking metrics most differences are 0, so the choice is reported with the counts.
     """
-    d = _differences(differences)
+    d = without_noise(_differences(differences))
     n_zero = int((d == 0).sum())
     magnitudes = np.abs(d[d != 0])
     n_tied = len(magnitudes) - int((np.unique(magnitudes, return_counts=True)[1] == 1).sum())
@@ -86,7 +86,7 @@ def wilcoxon(differences: ArrayLike, *, zeros: str = "pratt", n_seeds: int = 1) 
         n_seeds=n_seeds,
         statistic=statistic,
         p=p,
-        effect_size=float(np.sign(d).mean()),
+        effect_size=dominance(d),
         effect_name="Cliff's d_w",
         notes=(f"{n_zero} of {len(d)} differences are zero, {n_tied} of the others tied",),
     )

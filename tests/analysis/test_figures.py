@@ -1,0 +1,196 @@
+"""Figures draw the numbers that the tables hold, for whole and partial results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from matplotlib.figure import Figure
+from synthetic import latent_ranks, write_experiment
+
+from analysis.all_tests import over_datasets
+from analysis.comparison import compare
+from analysis.figures import (
+    cost_quality_plot,
+    critical_difference_diagram,
+    figure_bytes,
+    forest_plot,
+    gain_by_slice_plot,
+    gain_distribution,
+    parameter_curve,
+    pareto_front,
+    save_figure,
+    space_map,
+    training_curves,
+)
+from analysis.figures.overview import _cliques
+from analysis.figures.style import COLOURS, variant_colours
+from analysis.load import Results, load_results
+from analysis.parameters import curve_frame, parameter
+from analysis.slices import compare_slices
+from recbole_kd.errors import SpecError, StoreError
+
+
+def texts(figure: Figure) -> str:
+    figure.draw_without_rendering()
+    return "\n".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def test_forest_plot_draws_the_comparisons(results: Results) -> None:
+    comparisons = compare(results)
+    axes = forest_plot(results, comparisons).axes[0]
+    segments = [line for line in axes.lines if len(line.get_xdata()) == 2 and len(set(line.get_ydata())) == 1]
+    drawn = {tuple(np.round(line.get_xdata(), 12)) for line in segments}
+    for c in comparisons:
+        assert c.result is not None
+        assert (round(c.result.low, 12), round(c.result.high, 12)) in drawn
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert len(points) == len(comparisons)
+    filled = [line.get_markerfacecolor() != "white" for line in points]
+    assert filled == [c.result is not None and c.result.p_corrected < 0.05 for c in comparisons]
+
+
+def test_forest_plot_of_partial_results(partial: Path) -> None:
+    figure = forest_plot(load_results(partial))
+    assert "not available" in texts(figure)
+
+
+def test_untrusted_names_are_drawn_as_text(tmp_path: Path) -> None:
+    name = "kd $\\frac{$ & <b>"
+    results = load_results(write_experiment(tmp_path, latent_ranks(30), variants=("plain", name)))
+    figure = forest_plot(results)
+    assert name in texts(figure)
+    assert figure_bytes(figure, "pdf").startswith(b"%PDF")
+
+
+def test_colours_are_the_same_in_every_figure(results: Results) -> None:
+    colour = variant_colours(results)
+    assert colour["plain"] == "#000000"
+    assert len(set(colour.values())) == 4
+    assert set(colour.values()) <= set(COLOURS)
+
+
+def test_slices_and_distribution(results: Results) -> None:
+    found = compare_slices(results, "history")
+    figure = gain_by_slice_plot(results, found=found)
+    assert "trend p" in texts(figure)
+    drawn = np.concatenate([line.get_ydata() for line in figure.axes[0].lines])
+    assert found[0].slices[0].result is not None
+    assert np.isclose(drawn, found[0].slices[0].result.estimate).any()
+    share = gain_distribution(results, "toy", "SASRec")
+    panel = results.panels["toy"]
+    cells = {v: list(results.cells("toy", "SASRec", v).values()) for v in ("kd-llm", "plain")}
+    a, b = (panel.user_values(c, "NDCG@10") for c in cells.values())
+    up = round(100 * float(((a - b).mean(axis=0) > 0).mean()))
+    assert f"kd-llm: {up} % up" in texts(share)
+
+
+def test_training_curves_mark_the_end_of_distillation(results: Results) -> None:
+    figure = training_curves(results, "toy", "SASRec")
+    dotted = [line for axes in figure.axes for line in axes.lines if len(set(line.get_xdata())) == 1]
+    assert {line.get_xdata()[0] for line in dotted} == {5.5}
+    curve = figure.axes[0].lines[0]
+    expected = pd.concat([results.history(c) for c in results.cells("toy", "SASRec", "plain").values()])
+    np.testing.assert_allclose(curve.get_ydata(), expected.groupby("epoch")["valid_ndcg@10"].mean())
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sweep")
+    directory = write_experiment(root, latent_ranks(40), variants=("plain", "a0.1", "a0.5", "a0.9"))
+    for run in (root / "runs").iterdir():
+        variant = run.name.split("-")[2]
+        distill = None if variant == "plain" else {"alpha": float(variant[1:]), "inner": {"beta": 1}}
+        spec = {"student": {"distill": distill}, "other": {"inner": {"beta": 2}}}
+        (run / "spec.yaml").write_text(yaml.safe_dump(spec))
+    return directory
+
+
+def test_parameter_curve(sweep: Path) -> None:
+    results = load_results(sweep)
+    frame = curve_frame(results, "alpha")
+    assert frame["value"].tolist()[:3] == [0.1, 0.5, 0.9]
+    assert np.isnan(frame["value"].iloc[3])
+    figure = parameter_curve(results, "student.distill.alpha", xlabel="alpha")
+    x = figure.axes[0].lines[0].get_xdata()
+    assert list(x) == [0.1, 0.5, 0.9]
+    with pytest.raises(SpecError, match="ambiguous"):
+        parameter(results, "beta")
+    assert parameter(results, "nowhere").isna().all()
+
+
+def test_malformed_spec_is_one_line(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(5), variants=("plain",), seeds=(0,))
+    (tmp_path / "runs" / "toy-sasrec-plain-0" / "spec.yaml").write_text("- a\n- b\n")
+    with pytest.raises(StoreError, match=r"spec\.yaml: expected a mapping"):
+        parameter(load_results(directory), "alpha")
+
+
+def test_pareto_front_by_hand() -> None:
+    cost = np.array([1.0, 2.0, 3.0, 3.0, 0.5])
+    quality = np.array([0.5, 0.7, 0.6, 0.9, 0.5])
+    assert pareto_front(cost, quality).tolist() == [False, True, False, True, True]
+
+
+def test_cost_quality_with_systems_from_elsewhere() -> None:
+    shared = {"dataset": "d", "metric": "NDCG@10"}
+    rows = [
+        shared | {"backbone": "SASRec", "variant": "plain", "mean": 0.1, "cost_ms": 1.0},
+        shared | {"backbone": "LLM", "variant": "re-ranker", "mean": 0.2, "cost_ms": 900.0},
+    ]
+    figure = cost_quality_plot(frame=pd.DataFrame(rows), cost="cost_ms", xlabel="ms per user")
+    assert figure.axes[0].get_xscale() == "log"
+    assert "re-ranker" in texts(figure)
+
+
+def test_cliques_by_hand() -> None:
+    names = list("abcd")
+    p = pd.DataFrame(1.0, index=names, columns=names)
+    p.loc["a", "c"] = p.loc["c", "a"] = p.loc["a", "d"] = p.loc["d", "a"] = 0.01
+    ranks = pd.Series([1.2, 2.0, 3.0, 3.8], index=names)
+    assert _cliques(ranks, p, 0.05) == [(1.2, 2.0), (2.0, 3.8)]
+
+
+def test_critical_difference_over_datasets(tmp_path: Path) -> None:
+    directory = write_experiment(
+        tmp_path,
+        latent_ranks(60, {"kd": 1.0}),
+        datasets=[f"d{i}" for i in range(5)],
+        variants=("plain", "kd", "other"),
+        seeds=(0,),
+        skip=[("d4", "SASRec", "other", 0)],
+    )
+    comparison, gaps = over_datasets(load_results(directory))
+    assert gaps == ["d4"]
+    assert comparison.friedman.n == 4
+    assert comparison.ranks.index[0] == "SASRec kd"
+    shown = texts(critical_difference_diagram(comparison))
+    assert "average rank over 4 datasets" in shown
+    assert "CD" in shown
+
+
+def test_space_map_refuses_unequal_rows() -> None:
+    with pytest.raises(ValueError, match="rows"):
+        space_map({"teacher": np.zeros((5, 2))}, [1, 2])
+
+
+@pytest.mark.slow
+def test_space_map() -> None:
+    rng = np.random.default_rng(0)
+    group = rng.integers(3, size=60)
+    figure = space_map({"teacher": rng.normal(size=(60, 5)) + 4 * group[:, None]}, [f"g{k}" for k in group])
+    points = figure.axes[0].collections[0].get_offsets()
+    centres = np.array([points[group == k].mean(axis=0) for k in range(3)])
+    spread = max(points[group == k].std() for k in range(3))
+    gaps = [np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert min(gaps) > 2 * spread
+
+
+def test_files_are_reproducible_and_one_column_wide(results: Results, tmp_path: Path) -> None:
+    figure = forest_plot(results)
+    assert figure.get_size_inches()[0] == pytest.approx(3.35)
+    assert figure_bytes(figure, "pdf") == figure_bytes(forest_plot(results), "pdf")
+    assert [p.name for p in save_figure(figure, tmp_path / "x.y")] == ["x.y.pdf", "x.y.png"]
