@@ -57,6 +57,7 @@ SchedulerOpt = Annotated[
     str | None, typer.Option("--scheduler", help="A running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
 ]
 DeviceOpt = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto (cuda where there is one).")]
+TunedOpt = Annotated[bool, typer.Option("--tuned", help="With the best parameters that 'tune' found.")]
 
 RESULTS = Path("results")
 # Verbs that this module registers itself.
@@ -71,6 +72,7 @@ def run(
     workers: WorkersOpt = None,
     scheduler: SchedulerOpt = None,
     device: DeviceOpt = "auto",
+    use_tuned: TunedOpt = False,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -78,7 +80,11 @@ def run(
     from recbole_kd.benchmark.resolve import load_experiment
 
     loaded = load_experiment(experiment)
-    sweep(loaded, _chosen(loaded, only), results, workers, scheduler, device, quiet, as_json)
+    if use_tuned:
+        from recbole_kd.benchmark.tuning import tuned
+
+        loaded = tuned(loaded, results)
+    sweep(loaded, chosen(loaded, only), results, workers, scheduler, device, quiet, as_json)
 
 
 @app.command(epilog="Example: python run_benchmark.py plan quickstart --only 'dataset=ml-100k'")
@@ -95,8 +101,8 @@ def plan(
     from recbole_kd.benchmark.resolve import load_experiment
 
     loaded = load_experiment(experiment)
-    chosen = _chosen(loaded, only)
-    made = make_plan(loaded.cells if chosen is None else chosen, results)
+    cells = chosen(loaded, only)
+    made = make_plan(loaded.cells if cells is None else cells, results)
     left = made.seconds_left(workers or usable_cores())
     if as_json:
         typer.echo(json.dumps({"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}))
@@ -115,16 +121,17 @@ def _known(seconds: float | None) -> str:
     return "unknown until one cell of every kind has run" if seconds is None else f"about {duration(seconds)}"
 
 
-def _chosen(experiment: Experiment, only: str | None) -> list[PlannedCell] | None:
+def chosen(experiment: Experiment, only: str | None) -> list[PlannedCell] | None:
+    """Cells that pass ``--only``; ``None`` without it."""
     if only is None:
         return None
     from recbole_kd.benchmark.filters import parse_filter
 
     keep = parse_filter(only)
-    chosen = [cell for cell in experiment.cells if keep(cell)]
-    if not chosen:
+    cells = [cell for cell in experiment.cells if keep(cell)]
+    if not cells:
         raise UserError(f"--only '{only}' leaves no cell of {experiment.name}; see 'run_benchmark.py plan'")
-    return chosen
+    return cells
 
 
 def sweep(
@@ -144,9 +151,9 @@ def sweep(
 
     builder = build if workers == 0 else build_in_child
     engine, device = make_engine(workers, scheduler, device)
-    reporter = _reporter(quiet, as_json)
+    said = reporter(quiet, as_json)
     try:
-        done = run_sweep(experiment, results, engine, reporter, device=device, cells=cells, build=builder)
+        done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
         raise typer.Exit(130) from None
@@ -157,7 +164,8 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _reporter(quiet: bool, as_json: bool) -> Reporter:
+def reporter(quiet: bool, as_json: bool) -> Reporter:
+    """What a command says while it runs."""
     from recbole_kd.benchmark.console import JsonReporter, RichReporter
 
     return JsonReporter() if as_json else RichReporter(quiet)

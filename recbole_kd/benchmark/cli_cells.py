@@ -14,10 +14,13 @@ from recbole_kd.benchmark.cli import (
     DeviceOpt,
     ExperimentArg,
     JsonOpt,
+    OnlyOpt,
     QuietOpt,
     ResultsOpt,
     SchedulerOpt,
     WorkersOpt,
+    chosen,
+    reporter,
     sweep,
 )
 from recbole_kd.errors import UserError
@@ -70,14 +73,56 @@ def rerun(
     loaded = load_experiment(experiment)
     known = (record.read(results, loaded.name) or {}).get("failures", [])
     cells = {str(failure["cell"]) for failure in known}
-    chosen = [cell for cell in loaded.cells if cell.cell in cells]
-    if not chosen:
+    again = [cell for cell in loaded.cells if cell.cell in cells]
+    if not again:
         typer.echo(f"no cell of {loaded.name} has failed")
         return
-    sweep(loaded, chosen, results, workers, scheduler, device, quiet, as_json)
+    sweep(loaded, again, results, workers, scheduler, device, quiet, as_json)
+
+
+def tune(
+    experiment: ExperimentArg,
+    space: Annotated[str, typer.Option("--space", help="A file of properties/tuning.")] = "default",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials per method; default: as in the space.")
+    ] = None,
+    only: OnlyOpt = None,
+    results: ResultsOpt = RESULTS,
+    workers: WorkersOpt = None,
+    scheduler: SchedulerOpt = None,
+    device: DeviceOpt = "auto",
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Tune every method of an experiment with the same number of trials; then: run EXPERIMENT --tuned."""
+    from dataclasses import replace
+
+    from recbole_kd.benchmark.artefacts import build, build_in_child
+    from recbole_kd.benchmark.engines import make_engine
+    from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.tuning import load_tuning
+    from recbole_kd.benchmark.tuning import tune as search
+
+    loaded = load_experiment(experiment)
+    cells = chosen(loaded, only)
+    loaded = loaded if cells is None else replace(loaded, cells=cells)
+    engine, device = make_engine(workers, scheduler, device)
+    path = search(
+        loaded,
+        load_tuning(space, trials),
+        results,
+        engine,
+        reporter(quiet, as_json),
+        device=device,
+        build=build if workers == 0 else build_in_child,
+    )
+    typer.echo(
+        f"tuned; the history is {path}; now: python run_benchmark.py run {experiment} --tuned", err=True
+    )
 
 
 def register(app: typer.Typer) -> None:
     """Attach the verbs of this module."""
     app.command(epilog="Example: python run_benchmark.py reproduce results/runs/0bc2cb84c22fa96c")(reproduce)
     app.command(epilog="Example: python run_benchmark.py rerun quickstart --failed")(rerun)
+    app.command(epilog="Example: python run_benchmark.py tune quickstart --trials 20")(tune)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -26,6 +27,14 @@ class Engine(Protocol):
 
     workers: int
 
+    def __enter__(self) -> Engine:
+        """Keep workers between several calls of ``run``."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """Let the workers go."""
+        ...
+
     def run(self, tasks: Sequence[CellTask]) -> Outcomes:
         """Run every task; ``busy`` outcomes have been tried again until they ended otherwise."""
         ...
@@ -38,6 +47,12 @@ class SerialEngine:
 
     def __init__(self, function: CellFunction = run_cell) -> None:
         self._function = function
+
+    def __enter__(self) -> SerialEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
 
     def run(self, tasks: Sequence[CellTask]) -> Outcomes:
         """See :class:`Engine`."""
@@ -88,12 +103,26 @@ class DaskEngine:
         self._resources = resources
         self._function = function
         self._patience = patience
+        self._kept: tuple[ExitStack, Any] | None = None
 
     def run(self, tasks: Sequence[CellTask]) -> Outcomes:
         """See :class:`Engine`."""
+        if self._kept is not None:
+            yield from self._drain(self._kept[1], tasks)
+            return
         with ExitStack() as stack:
-            client = self._client(stack, len(tasks))
+            client = self._client(stack, min(self.workers, len(tasks)))
             yield from self._drain(client, tasks)
+
+    def __enter__(self) -> DaskEngine:
+        stack = ExitStack()
+        self._kept = (stack, self._client(stack, self.workers))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._kept is not None:
+            self._kept[0].close()
+            self._kept = None
 
     def _drain(self, client: Any, tasks: Sequence[CellTask]) -> Outcomes:
         from distributed import as_completed
@@ -113,7 +142,7 @@ class DaskEngine:
     def _submit(
         self, client: Any, task: CellTask, priority: int, by_key: dict[str, CellTask], pause: float = 0.0
     ) -> Any:
-        key = f"cell-{task.cell}-{len(by_key)}"
+        key = f"cell-{task.cell}-{uuid.uuid4().hex}"
         by_key[key] = task
         return client.submit(
             _paused,
@@ -126,7 +155,7 @@ class DaskEngine:
             resources=self._resources,
         )
 
-    def _client(self, stack: ExitStack, cells: int) -> Any:
+    def _client(self, stack: ExitStack, workers: int) -> Any:
         import dask
         from distributed import Client
 
@@ -141,7 +170,7 @@ class DaskEngine:
                 ) from error
             self.workers = max(1, sum(client.nthreads().values()))
             return stack.enter_context(client)
-        cluster = stack.enter_context(self._cluster(min(self.workers, cells)))
+        cluster = stack.enter_context(self._cluster(workers))
         return stack.enter_context(Client(cluster, set_as_default=False))
 
     def _cluster(self, workers: int) -> Any:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from recbole_kd.training.spec import StudentSpec
 
 MARK = "recbole:"
-# RecBole models that need item features, a knowledge graph or pre-training besides the interactions.
+# RecBole models that need item features, a knowledge graph or pre-training besides the interactions, or (CPR)
+# that read the target while they score.
 _NEED_MORE = {
-    "DIEN", "DIN", "FDSA", "GRU4RecF", "GRU4RecKG", "KSR", "S3Rec", "SASRecF",
+    "DIEN", "DIN", "FDSA", "GRU4RecCPR", "GRU4RecF", "GRU4RecKG", "KSR", "S3Rec", "SASRecCPR", "SASRecF",
 }  # fmt: skip
 
 

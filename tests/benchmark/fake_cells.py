@@ -32,7 +32,7 @@ def no_artefacts(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Art
     return {cell.cell: Artefacts(results / "none", None, None) for cell in planned}
 
 
-def write_fake_run(results: Path, cell: str, label: dict[str, Any]) -> None:
+def write_fake_run(results: Path, cell: str, label: dict[str, Any], valid: float = 0.0) -> None:
     """Write a run directory as the real executor does."""
     draw = np.random.default_rng(int(hashlib.sha256(cell.encode()).hexdigest()[:8], 16))
     ranks = draw.integers(1, 30, USERS).astype(np.float32)
@@ -43,7 +43,7 @@ def write_fake_run(results: Path, cell: str, label: dict[str, Any]) -> None:
         "label": {name: label[name] for name in ("backbone", "seed")},
         "written_as": label,
         "model": label["backbone"],
-        "metrics": {"test": {"NDCG@10": float(ranks.mean())}},
+        "metrics": {"valid": {"NDCG@10": valid}, "test": {"NDCG@10": float(ranks.mean())}},
         "seconds": {"total": 1.0},
         "split_digest": "same",
     }

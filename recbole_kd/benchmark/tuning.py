@@ -1,0 +1,348 @@
+"""Fair tuning: every method gets the same trials, the same shared space and the same validation metric.
+
+A trial is a cell like any other, so that it is stored under its address and never trained twice.
+The sampler is seeded anew for every trial from its number: a study that was interrupted goes on
+exactly as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from recbole_kd.benchmark import properties, record, rundir
+from recbole_kd.benchmark.artefacts import Artefacts
+from recbole_kd.benchmark.executor import FAILED, CellTask
+from recbole_kd.benchmark.resolve import Experiment
+from recbole_kd.benchmark.spec import CellLabel, PlannedCell
+from recbole_kd.benchmark.validate import did_you_mean, validated
+from recbole_kd.errors import SpecError, StoreError
+from recbole_kd.strict import Strict, digest
+from recbole_kd.training.spec import StudentSpec
+
+if TYPE_CHECKING:
+    from recbole_kd.benchmark.console import Reporter
+    from recbole_kd.benchmark.engines import Engine
+    from recbole_kd.benchmark.sweep import Builder
+
+FILE = "tuning.json"
+Point = dict[str, Any]
+Method = tuple[str, str, str]
+
+
+class Range(Strict):
+    """Values of one dotted path: an interval or a list."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool | None = None
+    integer: bool | None = None
+    choices: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Range:
+        interval = self.low is not None and self.high is not None
+        if interval == (self.choices is not None):
+            raise ValueError("give 'low' and 'high', or 'choices'")
+        if interval and not self.low < self.high:  # type: ignore[operator]
+            raise ValueError("'low' must be below 'high'")
+        return self
+
+
+class TuningSpec(Strict):
+    """``properties/tuning/*.yaml``."""
+
+    trials: int = Field(ge=1)
+    seed: int
+    training_seed: int = Field(ge=0)
+    sampler: Literal["tpe", "random"]
+    startup_trials: int = Field(ge=1)
+    shared: dict[str, Range]
+    by_backbone: dict[str, dict[str, Range]] | None
+    method: dict[str, Range] | None
+
+    def space(self, backbone: str, distilled: bool) -> dict[str, Range]:
+        """Search space of a method; that of the plain backbone is a part of it."""
+        found = {**self.shared, **(self.by_backbone or {}).get(backbone, {})}
+        return {**found, **(self.method or {})} if distilled else found
+
+
+def load_tuning(name: str, trials: int | None = None) -> TuningSpec:
+    """Read ``properties/tuning/<name>.yaml``; ``trials`` replaces its number of trials."""
+    data = properties.load("tuning", name)
+    if trials is not None:
+        data.put("trials", trials, data.where("trials"))
+    return validated(TuningSpec, data, "tuning")
+
+
+@dataclass
+class Study:
+    """Trials of one method on one dataset."""
+
+    method: Method
+    cell: PlannedCell
+    metric: str
+    space: dict[str, Range]
+    study: Any
+    goal: int
+
+    @property
+    def name(self) -> str:
+        """How the study is called in reports."""
+        return " ".join(self.method)
+
+    def open_trial(self, seed: int, startup: int, sampler: str) -> Any | None:
+        """Next trial to run: one that was interrupted, else a new one; ``None`` when the goal is met."""
+        import optuna
+
+        trials = self.study.get_trials(deepcopy=False)
+        states = optuna.trial.TrialState
+        running = [t for t in trials if t.state == states.RUNNING]
+        if running:
+            return optuna.trial.Trial(self.study, running[0]._trial_id)
+        if sum(t.state in (states.COMPLETE, states.FAIL) for t in trials) >= self.goal:
+            return None
+        draw = int(digest([seed, len(trials)], 8), 16)
+        if sampler == "random":
+            self.study.sampler = optuna.samplers.RandomSampler(seed=draw)
+        else:
+            self.study.sampler = optuna.samplers.TPESampler(seed=draw, n_startup_trials=startup)
+        return self.study.ask({path: _distribution(r) for path, r in self.space.items()})
+
+    def history(self) -> dict[str, Any]:
+        """JSON-ready history, as the report reads it."""
+        trials = self.study.get_trials(deepcopy=False)
+        listed = [
+            {"number": t.number, "value": t.value, "params": dict(t.params), "cell": t.user_attrs.get("cell")}
+            for t in trials
+            if t.state.is_finished()
+        ]
+        labels = dict(zip(("dataset", "backbone", "variant"), self.method, strict=True))
+        return {"name": self.name, **labels, "metric": self.metric, "trials": listed}
+
+
+def _distribution(values: Range) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if values.choices is not None:
+        return CategoricalDistribution(values.choices)
+    assert values.low is not None
+    assert values.high is not None
+    if values.integer:
+        return IntDistribution(int(values.low), int(values.high), log=bool(values.log))
+    return FloatDistribution(values.low, values.high, log=bool(values.log))
+
+
+def tune(
+    experiment: Experiment,
+    tuning: TuningSpec,
+    results: Path,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    device: str,
+    build: Builder,
+) -> Path:
+    """Tune every method of an experiment; what was tuned before is kept.
+
+    Every round asks each study for one trial and runs them all, so that neither the number of
+    workers nor their speed changes what is tried.
+
+    Returns
+    -------
+    Path
+        ``tuning.json``, the whole history.
+
+    Raises
+    ------
+    StoreError
+        Every trial of some method failed.
+    """
+    _quiet()
+    studies = _studies(experiment, tuning, results)
+    path = record.folder(results, experiment.name) / FILE
+    artefacts: dict[str, Artefacts] = {}
+    with engine:
+        while True:
+            asked = []
+            for study in studies:
+                trial = study.open_trial(tuning.seed, tuning.startup_trials, tuning.sampler)
+                if trial is not None:
+                    cell = with_point(study.cell, dict(trial.params), tuning.training_seed)
+                    asked.append((study, trial, cell))
+            if not asked:
+                break
+            outcomes = _run(asked, artefacts, results, engine, device, build)
+            for study, trial, cell in asked:
+                _tell(study, trial, cell, results, outcomes[cell.cell], reporter)
+            rundir.write_text_atomic(path, json.dumps([s.history() for s in studies], indent=1) + "\n")
+    dead = [s.name for s in studies if not any(t["value"] is not None for t in s.history()["trials"])]
+    if dead:
+        raise StoreError(f"{path}: every trial of '{dead[0]}' failed; look at the messages above")
+    return path
+
+
+Asked = tuple[Study, Any, PlannedCell]
+
+
+def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[Study]:
+    from optuna import create_study
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    home = record.folder(results, experiment.name)
+    home.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(home / "tuning.journal")))
+    found = []
+    for cell in {_method(c.label): c for c in experiment.cells}.values():
+        method = _method(cell.label)
+        space = tuning.space(method[1], cell.spec.student.distill is not None)
+        # A study belongs to what it searches: a changed space or dataset begins a new one.
+        key = digest([method, {k: v.canonical() for k, v in space.items()}, tuning.training_seed, cell.cell])
+        study = create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
+        metric = cell.spec.student.train.valid_metric
+        found.append(Study(method, cell, metric, space, study, tuning.trials))
+    return found
+
+
+def _method(label: CellLabel) -> Method:
+    return label.dataset, label.backbone, label.variant
+
+
+def _run(
+    asked: Sequence[Asked],
+    artefacts: dict[str, Artefacts],
+    results: Path,
+    engine: Engine,
+    device: str,
+    build: Builder,
+) -> dict[str, str | None]:
+    """Run the cells of one round; cell digest -> error, or ``None`` for success."""
+    missing = {c.cell: c for _, _, c in asked if not rundir.run_path(results, c.cell).is_dir()}
+    outcomes: dict[str, str | None] = {c.cell: None for _, _, c in asked}
+    if not missing:
+        return outcomes
+    artefacts |= build(results, [c for c in missing.values() if c.cell not in artefacts])
+    tasks = [
+        CellTask.build(
+            results, c.cell, c.label, c.spec, artefacts[c.cell], device, (c.spec.student.train.valid_metric,)
+        )
+        for c in missing.values()
+    ]
+    for outcome in engine.run(tasks):
+        outcomes[outcome.cell] = (outcome.error or "failed") if outcome.status == FAILED else None
+    return outcomes
+
+
+def _tell(
+    study: Study, trial: Any, cell: PlannedCell, results: Path, error: str | None, reporter: Reporter
+) -> None:
+    from optuna.trial import TrialState
+
+    trial.set_user_attr("cell", cell.cell)
+    if error is not None:
+        study.study.tell(trial, state=TrialState.FAIL)
+        reporter.note(f"{study.name}: trial {trial.number + 1}/{study.goal} failed: {error.splitlines()[0]}")
+        return
+    manifest = rundir.read_manifest(rundir.run_path(results, cell.cell))
+    value = float(manifest["metrics"]["valid"][study.metric])
+    study.study.tell(trial, value)
+    reporter.note(
+        f"{study.name:<40} trial {trial.number + 1}/{study.goal}  valid {study.metric} {value:.4f}  "
+        f"best {study.study.best_value:.4f}"
+    )
+
+
+def with_point(cell: PlannedCell, point: Mapping[str, Any], seed: int) -> PlannedCell:
+    """The cell with other hyper-parameters and seed.
+
+    Raises
+    ------
+    SpecError
+        A path that the model does not have.
+    """
+    student = cell.spec.student.canonical()
+    for path, value in point.items():
+        part, _, key = path.partition(".")
+        section = student.get(part)
+        if not isinstance(section, dict) or key not in section:
+            known = [f"{p}.{k}" for p in ("hparams", "train", "distill") for k in (student.get(p) or {})]
+            raise SpecError(f"tuning: {cell.spec.student.model} has no '{path}'{did_you_mean(path, known)}")
+        section[key] = value
+    spec = cell.spec.model_copy(
+        update={
+            "student": validated(StudentSpec, student, f"tuning: {cell.spec.student.model}"),
+            "seed": seed,
+        }
+    )
+    label = cell.label.model_copy(update={"seed": seed})
+    return PlannedCell(label=label, spec=spec, cell=spec.address())
+
+
+def tuned(experiment: Experiment, results: Path) -> Experiment:
+    """The experiment with the best parameters of every method, as ``<name>-tuned``.
+
+    The tuning history is copied beside its tables, so that the report shows it.
+
+    Raises
+    ------
+    StoreError
+        See :func:`best_points`.
+    """
+    points = best_points(
+        results, experiment.name, list(dict.fromkeys(_method(c.label) for c in experiment.cells))
+    )
+    cells = [with_point(c, points[_method(c.label)], c.label.seed) for c in experiment.cells]
+    spec = experiment.spec.model_copy(update={"experiment": f"{experiment.name}-tuned"})
+    history = (record.folder(results, experiment.name) / FILE).read_text(encoding="utf-8")
+    rundir.write_text_atomic(record.folder(results, spec.experiment) / FILE, history)
+    return replace(experiment, spec=spec, cells=cells)
+
+
+def best_points(results: Path, name: str, methods: Sequence[Method]) -> dict[Method, Point]:
+    """Best parameters of every method, for ``run --tuned``.
+
+    Raises
+    ------
+    StoreError
+        Nothing was tuned, a method is missing, or the methods had different numbers of trials.
+    """
+    path = record.folder(results, name) / FILE
+    try:
+        studies: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read; run 'run_benchmark.py tune {name}' first") from error
+    found = {(s["dataset"], s["backbone"], s["variant"]): s for s in studies}
+    points, counts = {}, {}
+    for method in methods:
+        trials = found.get(method, {}).get("trials", [])
+        scored = [t for t in trials if t["value"] is not None]
+        if not scored:
+            raise StoreError(
+                f"{path}: '{' '.join(method)}' was not tuned; run 'run_benchmark.py tune {name}' again"
+            )
+        counts[method] = len(trials)
+        points[method] = max(scored, key=lambda t: (t["value"], -t["number"]))["params"]
+    if len(set(counts.values())) > 1:
+        few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        raise StoreError(
+            f"{path}: unfair: '{' '.join(few)}' had {counts[few]} trials, '{' '.join(many)}' {counts[many]}; "
+            f"run 'run_benchmark.py tune {name}' to the end"
+        )
+    return points
+
+
+def _quiet() -> None:
+    try:
+        import optuna
+    except ImportError as error:
+        raise SpecError("'tune' needs optuna; install recbole-kd[hpo]") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    import warnings
+
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

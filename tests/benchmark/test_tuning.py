@@ -1,0 +1,148 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_kd.benchmark import tuning
+from recbole_kd.benchmark.console import JsonReporter
+from recbole_kd.benchmark.engines import SerialEngine
+from recbole_kd.benchmark.executor import Outcome
+from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.errors import SpecError, StoreError
+
+pytest.importorskip("optuna")
+_SPEC = importlib.util.spec_from_file_location("fake_cells", Path(__file__).with_name("fake_cells.py"))
+fake = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fake)
+
+SPACE = {
+    "trials": 6,
+    "seed": 3,
+    "training_seed": 0,
+    "sampler": "tpe",
+    "startup_trials": 3,
+    "shared": {
+        "train.learning_rate": {"low": 0.001, "high": 0.1, "log": True},
+        "hparams.n_layers": {"choices": [1, 2]},
+    },
+    "by_backbone": {"SASRec": {"hparams.hidden_dropout_prob": {"low": 0.1, "high": 0.5}}},
+    "method": {"distill.alpha": {"low": 0.1, "high": 0.9}},
+}
+
+
+@pytest.fixture
+def space(place):
+    (place / "properties" / "tuning").mkdir()
+    (place / "properties" / "tuning" / "small.yaml").write_text(yaml.safe_dump(SPACE))
+    (place / "e.npz").write_bytes(b"vectors")
+    experiment = yaml.safe_load((place / "properties/experiment/small.yaml").read_text())
+    experiment["variants"] = {
+        "plain": {},
+        "kd": {"embeddings": str(place / "e.npz"), "trust_unverified": True},
+    }
+    (place / "properties/experiment/small.yaml").write_text(yaml.safe_dump(experiment))
+    return tuning.load_tuning("small")
+
+
+def learn(task):
+    """Best where the learning rate is 0.01."""
+    rate = task.spec["student"]["train"]["learning_rate"]
+    fake.write_fake_run(Path(task.results), task.cell, task.label, valid=1 - abs(rate - 0.01))
+    return Outcome(task.cell, "done")
+
+
+def search(space, results, function=learn):
+    path = tuning.tune(
+        load_experiment("small"),
+        space,
+        results,
+        SerialEngine(function),
+        JsonReporter(),
+        device="cpu",
+        build=fake.no_artefacts,
+    )
+    return json.loads(path.read_text())
+
+
+def test_every_method_gets_the_same_trials_and_shared_space(space, tmp_path):
+    plain, kd = search(space, tmp_path / "r")
+    assert len(plain["trials"]) == len(kd["trials"]) == 6
+    assert plain["metric"] == kd["metric"] == "NDCG@10"
+    shared = {"train.learning_rate", "hparams.n_layers", "hparams.hidden_dropout_prob"}
+    assert all(set(t["params"]) == shared for t in plain["trials"])
+    assert all(set(t["params"]) == shared | {"distill.alpha"} for t in kd["trials"])
+    for trial in (*plain["trials"], *kd["trials"]):
+        assert trial["value"] == pytest.approx(1 - abs(trial["params"]["train.learning_rate"] - 0.01))
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(space, tmp_path):
+    whole = search(space, tmp_path / "whole")
+    count = []
+
+    def dies(task):
+        count.append(task.cell)
+        if len(count) == 5:
+            raise KeyboardInterrupt
+        return learn(task)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(space, tmp_path / "r", dies)
+    assert search(space, tmp_path / "r") == whole
+
+
+def test_more_trials_continue_the_same_study(space, tmp_path):
+    few = search(space.model_copy(update={"trials": 4}), tmp_path / "r")
+    many = search(space, tmp_path / "r")
+    assert [s["trials"][:4] for s in many] == [s["trials"] for s in few]
+    assert many == search(space, tmp_path / "whole")
+
+
+def test_tuned_cells_have_the_best_parameters_and_the_experiment_s_seeds(space, tmp_path):
+    studies = search(space, tmp_path / "r")
+    best = tuning.tuned(load_experiment("small"), tmp_path / "r")
+    assert best.name == "small-tuned"
+    assert (tmp_path / "r" / "small-tuned" / "tuning.json").is_file()
+    for study in studies:
+        top = max(study["trials"], key=lambda t: t["value"])["params"]
+        cells = [c for c in best.cells if c.label.variant == study["variant"]]
+        assert {c.label.seed for c in cells} == {c.spec.seed for c in cells} == {1, 2}
+        assert all(c.spec.student.train.learning_rate == top["train.learning_rate"] for c in cells)
+        assert all(c.cell == c.spec.address() for c in cells)
+
+
+def test_unequal_or_absent_tuning_is_refused(space, tmp_path):
+    with pytest.raises(StoreError, match=r"run 'run_benchmark\.py tune small' first"):
+        tuning.tuned(load_experiment("small"), tmp_path / "r")
+    search(space, tmp_path / "r")
+    path = tmp_path / "r" / "small" / "tuning.json"
+    studies = json.loads(path.read_text())
+    studies[1]["trials"].pop()
+    path.write_text(json.dumps(studies))
+    with pytest.raises(StoreError, match="unfair: 'tiny SASRec kd' had 5 trials, 'tiny SASRec plain' 6"):
+        tuning.tuned(load_experiment("small"), tmp_path / "r")
+
+
+def test_failed_trials_count_and_are_said(space, tmp_path, capsys):
+    def sometimes(task):
+        if task.spec["student"]["hparams"]["n_layers"] == 2:
+            return Outcome(task.cell, "failed", error="ValueError: on purpose")
+        return learn(task)
+
+    plain, kd = search(space, tmp_path / "r", sometimes)
+    assert len(plain["trials"]) == len(kd["trials"]) == 6
+    assert any(t["value"] is None for t in plain["trials"])
+    assert "on purpose" in capsys.readouterr().out
+
+
+def test_slips_in_a_space(space, place):
+    path = place / "properties/tuning/small.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("low: 0.001", "lo: 0.001"))
+    with pytest.raises(SpecError, match=r"small\.yaml:\d+: tuning: unknown key .*did you mean 'low'"):
+        tuning.load_tuning("small")
+    path.write_text(text.replace("train.learning_rate", "train.learnin_rate"))
+    cell = load_experiment("small").cells[0]
+    with pytest.raises(SpecError, match=r"did you mean 'train\.learning_rate'"):
+        tuning.with_point(cell, {"train.learnin_rate": 0.1}, 0)
