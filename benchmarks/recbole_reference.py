@@ -14,6 +14,7 @@ switches it off. Writes ``curve.jsonl``, ``ranks.parquet`` and ``summary.json``.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,10 @@ def _hparams(model: str) -> set[str]:
 
 def _pair(text: str) -> tuple[str, Any]:
     key, _, value = text.partition("=")
-    return key, yaml.safe_load(value)
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def main() -> None:

@@ -59,9 +59,11 @@ def test_table_gives_no_ratio_for_what_was_not_reached() -> None:
     def one(system: str, seconds: float | None) -> Timing:
         return Timing(system, "SASRec", 5.0, False, 50.0, 0.06, 500.0, "", [Reach(0.05, seconds, None)])
 
-    text = table([one("recbole_kd", 10.0), one("RecBole", 200.0)])
+    pair = [one("recbole_kd", 10.0), one("RecBole", 200.0)]
+    text = table(pair, held=True)
     assert "| SASRec | CPU-s to valid NDCG@10 0.05, first | 10.0 | 200.0 | 20.0x |" in text
     assert "| SASRec | CPU-s to valid NDCG@10 0.05, held | not reached | not reached |  |" in text
+    assert "held" not in table(pair, held=False)
 
 
 def ranks_file(path: Path, ranks: list[float], items: str = "abcd") -> Path:
