@@ -31,17 +31,42 @@ def test_make_targets_exist(document: str, repo_root: Path) -> None:
     assert named <= targets
 
 
+def snippet(repo_root: Path, defines: str) -> dict:
+    """Names that the one code block with ``defines`` in it leaves behind."""
+    text = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if defines in c]
+    names: dict = {}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
 def test_the_objective_of_contributing_is_one(repo_root: Path) -> None:
     """It runs, ignores users without a profile, and agrees with a hand calculation."""
     import torch
 
-    text = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict = {}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), names)  # the snippet is ours
+    huber = snippet(repo_root, "def huber")["huber"]
     student = torch.tensor([[0.5, 3.0], [9.0, 9.0]], requires_grad=True)
-    loss = names["huber"](student, torch.zeros(2, 2), torch.tensor([True, False]))
+    loss = huber(student, torch.zeros(2, 2), torch.tensor([True, False]))
     assert loss.item() == pytest.approx((0.5 * 0.25 + (3.0 - 0.5)) / 2)
     loss.backward()
     assert student.grad is not None
     assert student.grad[1].tolist() == [0.0, 0.0]
+
+
+def test_the_corruption_of_contributing_is_one(repo_root: Path) -> None:
+    """Dose 0 changes nothing, dose 1 everything, and what is damaged stays so at a higher dose."""
+    from profiles.corrupt.base import Dice
+    from profiles.spec import CorruptionSpec
+
+    corruption = snippet(repo_root, "def swap_case")["CORRUPTION"]
+    text = " ".join("word" for _ in range(200))
+
+    def damaged(rate: float) -> list[bool]:
+        spec = CorruptionSpec(kind="swap-case", rate=rate, seed=1)
+        return [word.isupper() for word in corruption.text(text, spec, Dice("some name"), None).split(" ")]
+
+    assert not any(damaged(0.0))
+    assert all(damaged(1.0))
+    low, high = damaged(0.25), damaged(0.5)
+    assert 20 < sum(low) < sum(high) < 140
+    assert all(b for a, b in zip(low, high, strict=True) if a)
