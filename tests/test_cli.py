@@ -326,3 +326,58 @@ def test_every_listed_baseline_runs(place, write_experiment):
     _conftest.write_dataset(place / "data" / "tiny", users=60, items=150)
     names = [f"recbole:{name}" for name in available()]
     assert set(baseline_cells(place, write_experiment, names)) == set(names)
+
+
+def trained(place, capsys, *arguments):
+    assert call("train", "--dataset", "tiny", "--results", place / "results", "--json", *arguments) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_train_takes_recbole_s_flat_keys_in_recbole_s_order_of_precedence(place, capsys):
+    (place / "a.yaml").write_text(
+        "n_layers: 1\nhidden_size: 8\ninner_size: 8\nepochs: 3\nlearning_rate: 1e-2\n"
+    )
+    (place / "b.yaml").write_text(
+        "epochs: 2\ntopk: [5, 10]\nmetrics: [Recall, NDCG]\nMAX_ITEM_LIST_LENGTH: 6\n"
+    )
+    files = f"{place / 'a.yaml'} {place / 'b.yaml'}"
+    found = trained(place, capsys, "--model", "SASRec", "--config_files", files, "--epochs=1", "--seed=5")
+    assert set(found["test_result"]) == {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+    spec = yaml.safe_load((Path(found["run"]) / "spec.yaml").read_text())
+    assert spec["student"]["train"]["epochs"] == 1
+    assert spec["student"]["train"]["learning_rate"] == 0.01
+    assert spec["student"]["hparams"]["n_layers"] == 1
+    assert spec["dataset"]["max_item_list_length"] == 6
+    assert spec["seed"] == 5
+    manifest = json.loads((Path(found["run"]) / "manifest.json").read_text())
+    assert found["test_result"]["ndcg@10"] == round(manifest["metrics"]["test"]["NDCG@10"], 4)
+
+
+def test_train_distils_from_a_file(place, capsys):
+    small = ("--n_layers=1", "--hidden_size=8", "--inner_size=8", "--epochs=2", "--distil_epochs=1")
+    found = trained(
+        place, capsys, "-m", "SASRecKD", f"--embeddings={embeddings(place)}", "--alpha=0.3", *small
+    )
+    spec = yaml.safe_load((Path(found["run"]) / "spec.yaml").read_text())
+    assert spec["student"]["model"] == "SASRecKD"
+    assert spec["student"]["distill"]["alpha"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "SASRec", "--learnin_rate=1"], "did you mean 'learning_rate'"),
+        (["-m", "SASRex"], "did you mean 'SASRec'"),
+        (["-m", "SASRecKD"], "--teacher=template"),
+        (["-m", "SASRec", "--alpha=0.1"], "SASRec has no 'alpha'"),
+        (["-m", "SASRec", "learning_rate"], "is not --key=value"),
+        (["-m", "SASRec", "--config_files", "none.yaml"], "none.yaml"),
+        (["-m", "SASRec", "--eval_args={split: {RS: [8, 1, 1]}}"], "only leave-one-out"),
+    ],
+)
+def test_a_slip_in_train_is_one_line(arguments, said, place, capsys):
+    assert call("train", "-d", "tiny", "--results", place / "results", *arguments) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert said in error
+    assert not (place / "results").exists()

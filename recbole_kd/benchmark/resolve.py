@@ -108,7 +108,8 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
     listed = list(_with_controls(spec, list(_variants(spec, data)), data))
     variants = sorted(listed, key=lambda v: v.name != spec.baseline)
     defaults = cache(lambda backbone, kd: rooms.model_defaults(backbone, kd, data.where("backbones")))
-    datasets = {name: rooms.dataset(name, data.where("datasets")) for name in spec.datasets}
+    over = data.get("dataset")
+    datasets = {name: rooms.dataset(name, data.where("datasets"), over) for name in spec.datasets}
     domains = {dataset.domain for dataset, _ in datasets.values()}
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):

@@ -52,15 +52,18 @@ def digest_of(path: Path) -> str:
     return file_digest(str(path), (stat.st_size, stat.st_mtime_ns))
 
 
-def dataset(name: str, asked_at: object = None) -> tuple[DatasetSpec, dict[str, str]]:
-    """Spec of a dataset and the digests of its atomic files.
+def dataset(
+    name: str, asked_at: object = None, over: MarkedDict | None = None
+) -> tuple[DatasetSpec, dict[str, str]]:
+    """Spec of a dataset, with ``over`` laid on its YAML, and the digests of its atomic files.
 
     Raises
     ------
     SpecError, DataError
         Unknown dataset, bad YAML, or the files are not there.
     """
-    spec = validated(DatasetSpec, properties.load("dataset", name, asked_at), "dataset")
+    data = properties.load("dataset", name, asked_at)
+    spec = validated(DatasetSpec, data if over is None else merge(data, over), "dataset")
     return spec, dataset_source(spec)
 
 

@@ -77,6 +77,9 @@ class ExperimentSpec(Strict):
     experiment: str = Field(pattern=NAME, description="folder name of the tables")
     description: str | None = None
     datasets: list[str] = Field(min_length=1)
+    dataset: dict[str, Any] | None = Field(
+        None, description="laid over every dataset YAML, e.g. another split"
+    )
     backbones: list[str] = Field(min_length=1)
     variants: dict[str, VariantSpec] = Field(min_length=1)
     baseline: str = Field(description="the variant that the others are compared with")
