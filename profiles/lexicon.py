@@ -119,7 +119,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _quoted(text: str, start: int, end: int) -> bool:
-    return text[max(start - 1, 0) : start] in ('"', "“", "‘") and text[end : end + 1] in ('"', "”", "’", ",")
+    return text[max(start - 1, 0) : start] in ('"', "'", "“", "‘") and text[end : end + 1] in (
+        '"',
+        "'",
+        "”",
+        "’",
+    )
 
 
 def _forms(name: str) -> set[str]:

@@ -143,7 +143,9 @@ def _count(author: Author, histories: Sequence[UserHistory], store: Store) -> _C
             total.calls += len(fresh)
             total.prompt_tokens += sum(author.backend.count_prompt_tokens(fresh)) if fresh else 0
             try:
-                answers = [found[m.digest].text if m.digest in found else stand_in for m in messages]
+                answers = [
+                    found[m.digest].text if m.digest in found else f"{m.digest} {stand_in}" for m in messages
+                ]
                 messages = turns.send(answers)
             except StopIteration:
                 break

@@ -1,0 +1,251 @@
+"""The API back-end against a real HTTP server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openai")
+
+from profiles.history import train_histories
+from profiles.llm import endpoint as endpoint_module
+from profiles.llm.endpoint import embed
+from profiles.llm.limits import MinuteLimit
+from profiles.llm.openai_api import OpenAIBackend
+from profiles.spec import ApiSpec, WriterSpec
+from profiles.store import Store
+from profiles.write import Author, Outcome, write_profiles
+from recbole_kd.data.types import Split
+from recbole_kd.errors import SpecError, StoreError
+
+from .fault_server import KEY, FaultServer, serve
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", KEY)
+    original = endpoint_module.Endpoint.__init__
+    monkeypatch.setattr(
+        endpoint_module.Endpoint, "__init__", lambda self, spec: original(self, spec, first_wait=0.01)
+    )
+
+
+def api(server: FaultServer, **changes: object) -> dict[str, object]:
+    return {
+        "base_url": server.url,
+        "key_variable": "TEST_KEY",
+        "concurrency": 4,
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        "timeout": 10.0,
+        "attempts": 4,
+    } | changes
+
+
+def author(server: FaultServer, template: dict, texts: dict, split: Split, **changes: object) -> Author:
+    raw = template["writer"] | {
+        "backend": "openai",
+        "model": "gpt-4o-mini",
+        "prompt": "plain",
+        "domain": "movies",
+    }
+    spec = WriterSpec.model_validate(raw | {"api": api(server, **changes)})
+    return Author(spec, texts, train_histories(split), backend=OpenAIBackend(spec))
+
+
+def write(made: Author, split: Split, path: Path) -> Outcome:
+    from profiles.prices import price_function
+
+    with Store(path) as store:
+        return write_profiles(
+            made, train_histories(split), store, "tiny", price=price_function("gpt-4o-mini")
+        )
+
+
+def test_transient_faults_are_retried_until_everything_is_written(
+    split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    with serve(
+        {
+            '"Heat"': ["429"] * 3,
+            '"Big Sleep': ["500"],
+            '"The Big Sleep"': ["cut", "500"],
+            '"Psycho"': ["malformed", "no-choices"],
+        }
+    ) as server:
+        made = author(server, template, texts, split)
+        outcome = write(made, split, tmp_path / "s.sqlite")
+        assert outcome.failed == {}
+        assert len(outcome.profiles) == 8
+        assert sum(server.attempts.values()) > 8 + 5
+        for p in outcome.profiles:
+            assert (p.prompt_tokens, p.completion_tokens, p.finish_reason) == (11, 7, "stop")
+            assert p.price == pytest.approx((11 * 0.15 + 7 * 0.60) / 1e6)
+        calls = sum(server.attempts.values())
+        assert write(made, split, tmp_path / "s.sqlite").answered == 0
+        assert sum(server.attempts.values()) == calls
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("500", "status 500"),
+        ("429", "status 429"),
+        ("malformed", "malformed answer"),
+        ("cut", "connection failed"),
+        ("no-choices", "without choices"),
+    ],
+)
+def test_faults_that_do_not_pass_cost_one_user_only(
+    fault: str, reason: str, split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    with serve({'"Heat"': [fault] * 4}) as server:
+        outcome = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        hit = set(outcome.failed)
+        assert hit
+        assert all(reason in why for why in outcome.failed.values())
+        assert len(outcome.profiles) == 8 - len(hit)
+        assert max(server.attempts.values()) == 4
+        # The next run asks for these users alone.
+        again = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        assert (again.failed, again.answered) == ({}, len(hit))
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("empty", "empty answer"), ("refusal", "refusal")])
+def test_useless_answers_are_not_kept(
+    fault: str, reason: str, split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    with serve({'"Heat"': [fault]}) as server:
+        outcome = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        assert set(outcome.failed.values()) == {reason}
+        with Store(tmp_path / "s.sqlite") as store:
+            assert not [p for p in store.profiles() if p.user in outcome.failed]
+        assert write(author(server, template, texts, split), split, tmp_path / "s.sqlite").failed == {}
+
+
+def test_a_slow_answer_times_out_and_is_tried_again(
+    split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    with serve({'"Heat"': ["slow"]}) as server:
+        made = author(server, template, texts, split, timeout=0.6)
+        outcome = write(made, split, tmp_path / "s.sqlite")
+        assert outcome.failed == {}
+        assert max(server.attempts.values()) == 2
+
+
+@pytest.mark.parametrize("fault", ["401", "400"])
+def test_a_refused_call_stops_at_once_and_no_key_leaks(
+    fault: str, split: Split, texts: dict, template: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serve({"": [fault] * 50}) as server:
+        with pytest.raises(SpecError, match=f"status {fault}") as caught:
+            write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        # The server echoes the Authorization header into its error message.
+        assert f"Bearer {KEY}" in server.headers_seen
+        assert sum(server.attempts.values()) <= 2 * 4
+    message = str(caught.value)
+    assert KEY not in message
+    assert "[key]" in message
+    assert "\n" not in message
+    assert not [r for r in caplog.records if r.name.startswith("profiles") and KEY in r.getMessage()]
+
+
+def test_no_key_in_the_store(
+    split: Split, texts: dict, template: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with serve({'"Heat"': ["500", "429"], '"Glory"': ["500"] * 4}) as server:
+        outcome = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+    assert outcome.profiles
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        assert KEY.encode() not in content
+        assert b"127.0.0.1" not in content
+    assert KEY not in caplog.text
+    assert KEY not in str(outcome.failed)
+
+
+def test_a_dead_endpoint_is_given_up(
+    split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_module, "GIVE_UP_AFTER", 3)
+    with serve({"": ["500"] * 99}) as server:
+        made = author(server, template, texts, split, attempts=2, concurrency=1)
+        with pytest.raises(StoreError, match="failed 3 calls in a row"):
+            write(made, split, tmp_path / "s.sqlite")
+        assert sum(server.attempts.values()) < 8 * 2
+
+
+def test_concurrency_is_bounded(split: Split, texts: dict, template: dict, tmp_path: Path) -> None:
+    with serve({"": ["slow"]}) as server:
+        write(author(server, template, texts, split, concurrency=3), split, tmp_path / "s.sqlite")
+        assert server.most_running == 3
+
+
+def test_a_missing_key_is_named_before_anything_is_sent(
+    template: dict, texts: dict, split: Split, tmp_path: Path
+) -> None:
+    with serve() as server:
+        made = author(server, template, texts, split, base_url=None, key_variable="NO_SUCH_KEY")
+        with pytest.raises(SpecError, match="NO_SUCH_KEY is empty"):
+            write(made, split, tmp_path / "s.sqlite")
+
+
+def test_requests_carry_decoding_and_opening(
+    template: dict, texts: dict, split: Split, tmp_path: Path
+) -> None:
+    with serve() as server:
+        made = author(server, template, texts, split, extra_body={"top_k": 5})
+        write(made, split, tmp_path / "s.sqlite")
+        body = server.bodies[0]
+        d = made.spec.decoding
+        assert (body["max_tokens"], body["temperature"], body["seed"], body["top_k"]) == (
+            d.max_new_tokens,
+            0,
+            0,
+            5,
+        )
+        assert [m["role"] for m in body["messages"]] == ["system", "user"]
+
+
+def test_embeddings_come_back_in_order_through_a_fault() -> None:
+    with serve({"a": ["500"]}) as server:
+        spec = ApiSpec.model_validate(api(server))
+        vectors = embed(spec, "m", [["a", "bb"], ["ccc"]], None)
+    assert vectors == [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("limit", "units"), [(5, 1), (100, 30), (100, 250)])
+def test_no_minute_sees_more_than_the_limit(limit: int, units: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+    moments: list[float] = []
+
+    async def run() -> None:
+        limiter = MinuteLimit(limit, clock)
+        for _ in range(17):
+            await limiter.take(units)
+            moments.append(clock.now)
+
+    asyncio.run(run())
+    each = min(units, limit)
+    for start in moments:
+        assert each * sum(start <= m < start + 60 for m in moments) <= limit
+    assert moments[-1] == pytest.approx(60 * ((17 - 1) // (limit // each)), abs=0.1)
