@@ -129,7 +129,8 @@ def main() -> None:
             f"{speed.tokens / speed.wall_seconds:.0f} tokens/s"
         )
     print(
-        f"batched is {result['speed_up_wall']:.1f} times as fast ({result['speed_up_cpu']:.1f} in CPU-seconds); "
+        f"batched is {result['speed_up_wall']:.1f} times as fast ({result['speed_up_cpu']:.1f} in "
+        f"CPU-seconds); "
         f"{equal} of {one.profiles} texts are equal"
     )
     print(f"wrote {path}")
