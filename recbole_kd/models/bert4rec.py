@@ -13,7 +13,7 @@ from recbole_kd.models.batch import Batch, segment_mask
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.mixin import DistillationMixin, padded_batch
 from recbole_kd.models.prefix import PrefixLossMixin
-from recbole_kd.models.transformer import embed, encode
+from recbole_kd.models.transformer import embed, encode, encode_at
 from recbole_kd.models.upstream import BERT4Rec
 
 
@@ -89,8 +89,9 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
     def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """Vectors at the appended mask token, [B, E]."""
         masked, at = self._with_mask(item_seq, item_seq_len)
-        last = self.encode(padded_batch(masked, at + 1), None)[-1]
-        return self.final(last[torch.arange(len(last), device=last.device), at])
+        batch = padded_batch(masked, at + 1)
+        x = embed(self, masked, batch.position, None)
+        return self.final(encode_at(self, x, segment_mask(batch.segment, causal=False), at))
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of one item per row, [B]."""

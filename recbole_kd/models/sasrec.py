@@ -8,9 +8,9 @@ from torch import Tensor
 
 from recbole_kd.models.batch import Batch, segment_mask
 from recbole_kd.models.dropout import ByteDropout
-from recbole_kd.models.mixin import DistillationMixin
+from recbole_kd.models.mixin import DistillationMixin, padded_batch
 from recbole_kd.models.prefix import PrefixLossMixin
-from recbole_kd.models.transformer import embed, encode
+from recbole_kd.models.transformer import embed, encode, encode_at
 from recbole_kd.models.upstream import SASRec
 
 
@@ -32,3 +32,9 @@ class SASRecKD(DistillationMixin, PrefixLossMixin, SASRec):
     def final(self, x: Tensor) -> Tensor:
         """SASRec compares the last block's output with the items as it is."""
         return x
+
+    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """Output at the last item, [B, E]."""
+        batch = padded_batch(item_seq, item_seq_len)
+        x = embed(self, item_seq, batch.position, None)
+        return encode_at(self, x, segment_mask(batch.segment, causal=True), item_seq_len - 1)
