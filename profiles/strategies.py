@@ -100,10 +100,10 @@ def sampled(job: Job) -> Conversation:
 
 
 def agg_after(job: Job) -> Conversation:
-    """Profile consecutive parts independently, then merge all parts in one call.
+    """Profile consecutive parts independently, then merge them.
 
     Severin et al. (ECIR 2026) halve the history until it fits; here parts are as long as fits,
-    which needs fewer calls.
+    which needs fewer calls. Profiles of parts that do not fit into one merge are merged in groups.
     """
     parts = job.chunks()
     if len(parts) == 1:
@@ -112,19 +112,50 @@ def agg_after(job: Job) -> Conversation:
     written = []
     for part in parts:
         written.append((yield job.ask(part)))
-    merged = [{"profiles": [texts[k] for texts in written]} for k in range(job.prompt.profiles_per_user)]
-    return (yield _per_profile(job, "merge", merged))
+    while len(written) > 1:
+        merged = []
+        for group in _merge_groups(job, written):
+            if len(group) == 1:
+                merged += group
+                continue
+            own = [{"profiles": [texts[k] for texts in group]} for k in range(job.prompt.profiles_per_user)]
+            merged.append((yield _per_profile(job, "merge", own)))
+        written = merged
+    return written[0]
 
 
 def agg_with(job: Job) -> Conversation:
-    """Profile the first part, then update the profile part by part."""
-    parts = job.chunks()
-    texts = yield job.ask(parts[0])
-    if len(parts) > 1:
+    """Profile the first part, then update the profile part by part.
+
+    What fits next to the profile so far is found out anew for every part.
+    """
+    rest = list(range(job.history.last))
+    part = job.longest(rest, from_end=False)
+    texts = yield job.ask(part)
+    rest = rest[len(part) :]
+    if rest:
         _need(job, "update")
-    for part in parts[1:]:
+    while rest:
+        part = job.longest(rest, "update", from_end=False, profile=max(texts, key=len))
         texts = yield _per_profile(job, "update", [{"profile": text} for text in texts], part)
+        rest = rest[len(part) :]
     return texts
+
+
+def _merge_groups(job: Job, written: list[list[str]]) -> list[list[list[str]]]:
+    """Consecutive profiles that fit into one merge; at least two together, so that it ends."""
+    groups: list[list[list[str]]] = []
+    for texts in written:
+        last = groups[-1] if groups else []
+        longest = [max(t, key=len) for t in [*last, texts]]
+        fits = job.spec.max_tokens is None or (
+            max(job.count(job.ask([job.history.last - 1], "merge", profiles=longest))) <= job.spec.max_tokens
+        )
+        if last and (fits or len(last) < 2):
+            last.append(texts)
+        else:
+            groups.append([texts])
+    return groups
 
 
 def _per_profile(

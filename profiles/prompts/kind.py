@@ -21,7 +21,7 @@ from recbole_kd.strict import Strict
 FOLDER = Path(__file__).parent / "kinds"
 KINDS: tuple[str, ...] = tuple(sorted({path.stem.split(".")[0] for path in FOLDER.glob("*.yaml")}))
 
-_SMALL = re.compile(r"^[A-Z][a-z]+(?:'s)?(?: [A-Z][a-z]+)*$")
+_SMALL = re.compile(r"^[A-Z][a-z]+(?:'s)?(?: (?:&|[A-Z]?[a-z]+))*$")
 
 
 class Kind(Strict):

@@ -151,6 +151,22 @@ def test_agg_with_updates_part_by_part(split: Split, texts: dict, template: dict
     assert profile.text == f"profile {third.digest}."
 
 
+@pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
+def test_every_call_of_every_round_keeps_the_token_budget(
+    split: Split, texts: dict, template: dict, tmp_path: Path, strategy: str
+) -> None:
+    made = make(template, texts, split, strategy=strategy, max_items=2, max_tokens=115)
+    made.backend.answer = lambda m: f"{m.digest} " + "taste " * 25
+    with Store(tmp_path / "s.sqlite") as store:
+        outcome = write_profiles(made, train_histories(split), store, "tiny")
+    assert not outcome.failed
+    assert max(made.backend.count_prompt_tokens(made.backend.asked)) <= 115
+    assert max(p.calls for p in outcome.profiles) >= 3
+    # Every item of every history was shown once.
+    titles = [line.split('"')[1] for m in made.backend.asked for line in positions(m, split, texts)]
+    assert len(titles) == sum(h.last for h in train_histories(split))
+
+
 @pytest.mark.parametrize("strategy", ["recent", "agg_after", "agg_with"])
 def test_aspects_give_several_profiles(
     split: Split, texts: dict, template: dict, tmp_path: Path, strategy: str
