@@ -18,7 +18,9 @@ from analysis.stats.result import TestResult
 from analysis.stats.seeds import seeds_t_test
 from analysis.stats.twolevel import (
     DEFAULT_RESAMPLES,
+    SeedVariance,
     calibrated_interval,
+    pooled_seed_variance,
     seed_weights,
     two_level,
     two_way,
@@ -91,17 +93,22 @@ class Comparison:
 
 
 def _two_level(
-    layout: Layout, means: FloatArray, confidence: float, seed: int
+    layout: Layout, means: FloatArray, pooled: SeedVariance | None, confidence: float, seed: int
 ) -> tuple[TestResult, tuple[float, float]]:
     """Two-level result and the interval of the relative gain (per cent)."""
     difference = means[0] - means[1]
-    result = two_level(layout.differences, confidence=confidence, seed=seed, user_means=difference)
+    result = two_level(
+        layout.differences, confidence=confidence, seed=seed, user_means=difference, pooled=pooled
+    )
     m, b = float(layout.method.mean()), float(layout.baseline.mean())
     if b <= 0:
         return result, (float("nan"), float("nan"))
     gain = relative_gain(m, b)
     # Delta method for the ratio of means: its influence per cell is (method - m/b baseline) / b.
-    linear = two_way(100 * (layout.method - m / b * layout.baseline) / b)
+    scaled = None
+    if pooled is not None:
+        scaled = SeedVariance(pooled.variance * (100 / b) ** 2 * (1 + (m / b) ** 2) / 2, pooled.df)
+    linear = two_way(100 * (layout.method - m / b * layout.baseline) / b, scaled)
     weights = seed_weights(len(layout.method), len(difference), weight_stream(seed))
     below = (weights * means[1]).sum(axis=1)
     ratio = 100 * ((weights * means[0]).sum(axis=1) / np.where(below > 0, below, np.nan) - 1)
@@ -130,6 +137,12 @@ OTHER_TESTS: dict[str, Callable[..., TestResult]] = {
     **{name: _users_only(name) for name in PAIRED_TESTS if name != "bca"},
     "seeds": _seeds_only,
 }
+
+
+def seed_variance(results: Results, dataset: str, backbone: str, values: UserValues) -> SeedVariance | None:
+    """Seed variance pooled over the methods of a backbone that evaluated every user."""
+    own = [list(results.cells(*m).values()) for m in results.methods() if m[:2] == (dataset, backbone)]
+    return pooled_seed_variance([values.of(cells).mean(axis=1) for cells in own if values.complete(cells)])
 
 
 def planned_pairs(results: Results, baseline: str | None = None) -> list[tuple[str, str, str]]:
@@ -164,7 +177,10 @@ def _one(
         return replace(base, notes=(_why_not(results, dataset, backbone, variant, baseline),))
     panel = results.panels[dataset]
     means = values.means(*layout.cells, layout.columns)
-    result, gain = _two_level(layout, means, options["confidence"], options["seed"])
+    pooled = None
+    if len(layout.users) == panel.n_users and len(seeds) > 1:
+        pooled = seed_variance(results, dataset, backbone, values)
+    result, gain = _two_level(layout, means, pooled, options["confidence"], options["seed"])
     if options["test"] != DEFAULT_TEST:
         other = OTHER_TESTS[options["test"]](layout, **options)
         if np.isnan(other.low):

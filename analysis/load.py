@@ -166,10 +166,24 @@ def _problems(
         }
         if len(protocols) > 1:
             found.append(f"different protocols: the runs on {dataset} name {len(protocols)}")
+    flags: dict[tuple[str, str, str, str], list[int]] = {}
     for row in runs[runs["status"] == "done"].itertuples():
-        for flag in manifests[row.cell].get("flags") or []:
-            found.append(f"flag: {row.dataset} {row.backbone} {row.variant} seed {row.seed}: {flag}")
+        for flag in _flags(manifests[row.cell]):
+            flags.setdefault((row.dataset, row.backbone, row.variant, flag), []).append(int(row.seed))
+    for (dataset, backbone, variant, flag), own in flags.items():
+        listed = ", ".join(str(s) for s in sorted(own))
+        found.append(f"{flag}: {dataset} {backbone} {variant} seed {listed}")
     return tuple(found)
+
+
+def _flags(manifest: Mapping[str, Any]) -> list[str]:
+    """Reservations that a run states about itself."""
+    flags = [str(f) for f in manifest.get("flags") or []]
+    if manifest.get("stopped_early") is False:
+        flags.append("epoch limit reached before early stopping")
+    if manifest.get("profile_verified") is False:
+        flags.append("profiles of unverified provenance")
+    return flags
 
 
 def load_results(experiment_dir: str | Path, *, split: str = "test", masked: bool = False) -> Results:

@@ -9,7 +9,7 @@ import html
 import io
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
@@ -85,6 +85,13 @@ def markdown_escape(text: str) -> str:
 def csv_safe(value: object) -> object:
     """Text that a spreadsheet would take for a formula gets a leading apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _compact(text: str) -> str:
+    """The same number in fewer columns, for terminals."""
+    return (
+        text.replace(" \u00b1 ", "\u00b1").replace(" %", "%").removesuffix(" \u2191").removesuffix(" \u2193")
+    )
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -221,20 +228,26 @@ class Table:
 
     def to_rich(self) -> rich.table.Table:
         """The table for a console; brackets in names are text, not markup."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        shown = RichTable(title=Text(self.title), title_justify="left", caption_justify="left")
+        shown = RichTable(
+            title=Text(self.title),
+            title_justify="left",
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
         for column in self.columns:
-            shown.add_column(
-                Text(column.name), justify="right" if column.align == "r" else "left", no_wrap=True
-            )
+            justify: Literal["left", "right"] = "right" if column.align == "r" else "left"
+            shown.add_column(Text(column.name), justify=justify, overflow="fold")
         for number, row in enumerate(self.rows):
             if number in self.groups and number:
                 shown.add_section()
             styles = [
                 " ".join(s for s, on in (("bold", c.bold), ("underline", c.underline)) if on) for c in row
             ]
-            shown.add_row(*(Text(c.text, style=s) for c, s in zip(row, styles, strict=True)))
+            shown.add_row(*(Text(_compact(c.text), style=s) for c, s in zip(row, styles, strict=True)))
         shown.caption = Text("\n".join([self.caption, *self.notes]))
         return shown

@@ -55,6 +55,10 @@ class UserValues:
         """Values of runs, float64 [len(cells), U]; NaN where a run lacks the user."""
         return self._values[[self._rows[c] for c in cells]]
 
+    def complete(self, cells: Sequence[str]) -> bool:
+        """Whether there are runs and all of them evaluated every user."""
+        return bool(cells) and all(self._complete[self._rows[c]] for c in cells)
+
     def draw(self, values: FloatArray) -> FloatArray:
         """Resampled means [B, len(values)] of values [., U] without gaps."""
         rng = np.random.default_rng(self._seed)

@@ -55,17 +55,38 @@ def listing(values: Iterable[object]) -> str:
     return ", ".join(str(v) for v in values)
 
 
+# Stated by the sentence itself, or per dataset in the report.
+_SAID = frozenset(
+    {
+        "candidates",
+        "dataset",
+        "dataset_digest",
+        "interactions",
+        "items",
+        "seen_items",
+        "split_digest",
+        "ties",
+        "users",
+    }
+)
+
+
 def protocol(results: Results) -> str:
-    """Split, candidates and seen-item rule in one sentence, then what the manifests add."""
+    """Split, candidates and seen-item rule in one sentence, then what the manifests add.
+
+    Where runs differ in an entry, all its values are named.
+    """
     seen = "without the items of the user's own history" if results.masked else "seen items kept"
     part = {"test": "Test", "valid": "Validation"}.get(results.split, results.split)
-    text = f"{part} targets ranked among all items ({seen}; ties: average rank)"
-    stated: dict[str, str] = {}
+    stated: dict[str, list[str]] = {}
     for manifest in results.manifests.values():
         for key, value in (manifest.get("protocol") or {}).items():
-            if isinstance(value, str | int | float) and not isinstance(value, bool):
-                stated.setdefault(str(key), str(value))
-    extra = "; ".join(f"{k}: {v}" for k, v in sorted(stated.items()))
+            known = stated.setdefault(str(key), [])
+            if isinstance(value, str | int | float) and str(value) not in known:
+                known.append(str(value))
+    candidates = listing(stated.get("candidates", [])) or "all items"
+    text = f"{part} targets ranked among {candidates} ({seen}; ties: average rank)"
+    extra = "; ".join(f"{k}: {listing(v)}" for k, v in sorted(stated.items()) if v and k not in _SAID)
     return f"{text}; {extra}." if extra else f"{text}."
 
 

@@ -56,7 +56,9 @@ def _protocol(results: Results) -> list[dict[str, Any]]:
         versions = manifest.get("versions") or {}
         if isinstance(versions, dict):
             entries.append(("versions", ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))))
-        entries.append(("code", str(manifest.get("code", "unknown"))))
+        code = manifest.get("code", "unknown")
+        parts = code if isinstance(code, dict) else {"code": code}
+        entries += [(f"code {k}" if k != "code" else k, str(v)) for k, v in sorted(parts.items())]
         boxes.append({"dataset": dataset, "entries": entries})
     return boxes
 

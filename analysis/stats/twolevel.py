@@ -11,6 +11,11 @@ crossed random effects (H. H. Clark, The language-as-fixed-effect fallacy, JVLVB
 F. E. Satterthwaite, Biometrics Bulletin 2, 1946). Averaging over seeds first and testing over
 users alone would take the seed effect for a fixed one and reject too often.
 
+With three seeds the seed's mean square has two degrees of freedom, and where seeds matter about as
+much as users the test then is liberal (measured in docs/statistics.md). Comparisons of one
+experiment therefore pool the seed variance over all methods of a backbone (`pooled_seed_variance`),
+as an analysis of variance does with a common error term.
+
 The two-level bootstrap resamples seeds and users independently (A. B. Owen, The pigeonhole
 bootstrap, Annals of Applied Statistics 1, 2007). Its spread is off when there are few seeds:
 resampling S seeds has only ``(S - 1) / S`` of their variance and no notion of S - 1 degrees of
@@ -20,6 +25,7 @@ bootstrap distribution and scales it to the variance and degrees of freedom abov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +75,49 @@ class TwoWay:
         return 1.0 if self.mean == 0 else 0.0
 
 
-def two_way(differences: ArrayLike) -> TwoWay:
+@dataclass(frozen=True)
+class SeedVariance:
+    """Variance between the seeds' mean differences, known better than from one comparison.
+
+    Attributes
+    ----------
+    variance : float
+        Of the mean over users of one seed's differences.
+    df : float
+        Degrees of freedom of that estimate.
+    """
+
+    variance: float
+    df: float
+
+
+def pooled_seed_variance(seed_means: Sequence[ArrayLike]) -> SeedVariance | None:
+    """Seed variance of a difference between two methods, pooled over methods.
+
+    Parameters
+    ----------
+    seed_means : sequence of array_like [S_m]
+        Mean metric per seed of every method of one backbone and dataset, on the same users.
+
+    Returns
+    -------
+    SeedVariance or None
+        Twice the pooled within-method variance, which takes the seeds of two methods as
+        independent and all methods as equally variable; None without a method of two seeds.
+    """
+    parts = [np.asarray(m, dtype=np.float64) for m in seed_means if len(np.asarray(m)) > 1]
+    df = sum(len(p) - 1 for p in parts)
+    if df == 0:
+        return None
+    squares = sum(float(((p - p.mean()) ** 2).sum()) for p in parts)
+    return SeedVariance(2 * squares / df, float(df))
+
+
+def two_way(differences: ArrayLike, pooled: SeedVariance | None = None) -> TwoWay:
     """Variance components and standard error of the mean of ``differences`` [S, U].
 
-    With one seed the seed effect cannot be told from the mean; users alone remain (paired t).
+    ``pooled`` replaces the seed variance of these differences alone. With one seed the seed
+    effect cannot be told from the mean; users alone remain (paired t).
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 2 or d.shape[1] < 2 or not np.isfinite(d).all():
@@ -84,13 +129,15 @@ def two_way(differences: ArrayLike) -> TwoWay:
     if n_seeds == 1:
         return TwoWay(mean, float(np.sqrt(ms_user / n_users)), n_users - 1.0, 0.0, ms_user, 0.0, 1, n_users)
     by_seed = d.mean(axis=1)
-    ms_seed = n_users * float(by_seed.var(ddof=1))
+    ms_seed, df_seed = n_users * float(by_seed.var(ddof=1)), n_seeds - 1.0
     total = float(((d - mean) ** 2).sum())
     rest = total - (n_seeds - 1) * ms_seed - (n_users - 1) * ms_user
+    if pooled is not None:
+        ms_seed, df_seed = n_users * pooled.variance, pooled.df
     df_error = (n_seeds - 1) * (n_users - 1)
     ms_error = max(rest, 0.0) / df_error
     numerator = ms_seed + ms_user - ms_error
-    squares = ms_seed**2 / (n_seeds - 1) + ms_user**2 / (n_users - 1) + ms_error**2 / df_error
+    squares = ms_seed**2 / df_seed + ms_user**2 / (n_users - 1) + ms_error**2 / df_error
     df = numerator**2 / squares if squares > 0 else float(n_users - 1)
     if numerator < ms_user:
         # A negative estimate of the seed variance: users alone are the larger uncertainty.
@@ -98,7 +145,7 @@ def two_way(differences: ArrayLike) -> TwoWay:
     return TwoWay(
         mean=mean,
         error=float(np.sqrt(max(numerator, 0.0) / (n_seeds * n_users))),
-        df=float(np.clip(df, n_seeds - 1, n_users - 1)),
+        df=float(np.clip(df, min(df_seed, n_users - 1), n_users - 1)),
         var_seed=max(ms_seed - ms_error, 0.0) / n_users,
         var_user=max(ms_user - ms_error, 0.0) / n_seeds,
         var_error=ms_error,
@@ -147,6 +194,7 @@ def two_level(
     seed: int = 0,
     calibrate: bool = True,
     user_means: FloatArray | None = None,
+    pooled: SeedVariance | None = None,
 ) -> TestResult:
     """Two-level bootstrap over seeds and users with the crossed random-effects test.
 
@@ -161,13 +209,15 @@ def two_level(
     user_means : float64 [n_resamples, S], optional
         Means over resampled users, one column per seed, when the caller shares the resamples
         among comparisons; drawn here otherwise.
+    pooled : SeedVariance, optional
+        See `pooled_seed_variance`.
 
     Returns
     -------
     TestResult
     """
     d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    anova = two_way(d)
+    anova = two_way(d, pooled)
     if user_means is None:
         rng = np.random.default_rng(seed)
         user_means = bootstrap_means(np.ascontiguousarray(d.T), n_resamples=n_resamples, rng=rng)
@@ -180,7 +230,7 @@ def two_level(
         low, high = (float(q) for q in np.quantile(replicates, [tail, 1 - tail]))
     kind = "calibrated" if calibrate else "percentile"
     return TestResult(
-        test="crossed random effects t (quasi-F)",
+        test="crossed random effects t (quasi-F" + (", pooled seed variance)" if pooled else ")"),
         unit="users x seeds" if len(d) > 1 else "users",
         estimate=anova.mean,
         n=anova.n_users,
@@ -195,5 +245,5 @@ def two_level(
         p=anova.p,
         effect_size=cohens_dz(d.mean(axis=0)),
         effect_name="Cohen's d_z",
-        notes=_SEED_NOTES.get(len(d), ()),
+        notes=_SEED_NOTES.get(len(d), ()) if pooled is None or len(d) == 1 else (),
     )

@@ -14,6 +14,7 @@ import pytest
 from synthetic import latent_ranks, target_frame, write_experiment, write_run
 
 from analysis.load import Results, load_results
+from analysis.wording import protocol
 from recbole_kd.errors import StoreError
 from recbole_kd.metrics import per_user
 
@@ -206,3 +207,28 @@ def test_analysis_needs_neither_torch_nor_recbole(trial: Path) -> None:
         "assert set(own) <= {'recbole_kd.errors', 'recbole_kd.metrics', 'recbole_kd.strict'}, own"
     )
     subprocess.run([sys.executable, "-c", code, str(trial)], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_runs_that_state_reservations_are_named(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(10))
+    for seed in (0, 2):
+        path = tmp_path / "runs" / f"toy-sasrec-kd-{seed}" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        more = {"stopped_early": False, "profile_verified": False, "flags": ["collapsed"]}
+        path.write_text(json.dumps(manifest | more))
+    problems = load_results(directory).problems
+    assert "epoch limit reached before early stopping: toy SASRec kd seed 0, 2" in problems
+    assert "profiles of unverified provenance: toy SASRec kd seed 0, 2" in problems
+    assert "collapsed: toy SASRec kd seed 0, 2" in problems
+
+
+def test_protocol_names_all_that_differ(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(10), seeds=(0,))
+    path = tmp_path / "runs" / "toy-sasrec-kd-0" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["protocol"] |= {"loss": "BPR", "candidates": "100 sampled items"}
+    path.write_text(json.dumps(manifest))
+    results = load_results(directory)
+    assert "different protocols: the runs on toy name 2" in results.problems
+    assert "loss: CE, BPR" in protocol(results)
+    assert "all items, 100 sampled items" in protocol(results)

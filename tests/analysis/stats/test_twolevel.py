@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.anova import anova_lm
 
 from analysis.stats import sign_flip, t_test, two_level, two_way
-from analysis.stats.twolevel import seed_weights
+from analysis.stats.twolevel import SeedVariance, pooled_seed_variance, seed_weights
 
 
 def crossed(
@@ -90,6 +90,21 @@ def test_interval_is_reproducible_and_fits_the_test() -> None:
         half = stats.t.ppf(0.975, anova.df) * anova.error
         assert a.high - a.low == pytest.approx(2 * half, rel=0.12)
         assert a.low < a.estimate < a.high
+
+
+def test_pooled_seed_variance_by_hand() -> None:
+    pooled = pooled_seed_variance([[1.0, 2.0, 3.0], [4.0, 4.0, 7.0], [9.0]])
+    assert pooled is not None
+    assert pooled.variance == pytest.approx(2 * (2 + 6) / 4)
+    assert pooled.df == 4
+    assert pooled_seed_variance([[1.0], [2.0]]) is None
+
+
+def test_own_seed_variance_given_as_pooled_changes_nothing() -> None:
+    d = crossed(4, 60, 5, sds=(0.5, 0.5, 1.0))
+    own = SeedVariance(float(d.mean(axis=1).var(ddof=1)), 3.0)
+    assert two_way(d, own).p == pytest.approx(two_way(d).p)
+    assert two_way(d, SeedVariance(own.variance, 30.0)).p < two_way(d).p
 
 
 def test_seed_weights() -> None:
