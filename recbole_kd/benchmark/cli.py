@@ -14,6 +14,7 @@ from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:
     from recbole_kd.benchmark.console import Reporter
+    from recbole_kd.benchmark.engines import Where
     from recbole_kd.benchmark.resolve import Experiment
     from recbole_kd.benchmark.spec import PlannedCell
 
@@ -57,6 +58,11 @@ SchedulerOpt = Annotated[
     str | None, typer.Option("--scheduler", help="A running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
 ]
 DeviceOpt = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto (cuda where there is one).")]
+SlurmOpt = Annotated[str | None, typer.Option("--slurm", help="A SLURM profile (properties/slurm).")]
+PerGpuOpt = Annotated[int, typer.Option("--cells-per-gpu", min=1, help="Small cells that share one GPU.")]
+TrackerOpt = Annotated[
+    list[str] | None, typer.Option("--tracker", help="tensorboard, mlflow or wandb; repeatable.")
+]
 TunedOpt = Annotated[bool, typer.Option("--tuned", help="With the best parameters that 'tune' found.")]
 
 RESULTS = Path("results")
@@ -71,12 +77,16 @@ def run(
     only: OnlyOpt = None,
     workers: WorkersOpt = None,
     scheduler: SchedulerOpt = None,
+    slurm: SlurmOpt = None,
     device: DeviceOpt = "auto",
+    per_gpu: PerGpuOpt = 1,
     use_tuned: TunedOpt = False,
+    tracker: TrackerOpt = None,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the missing cells of an experiment and write its tables; the same command resumes."""
+    from recbole_kd.benchmark.engines import Where
     from recbole_kd.benchmark.resolve import load_experiment
 
     loaded = load_experiment(experiment)
@@ -84,7 +94,8 @@ def run(
         from recbole_kd.benchmark.tuning import tuned
 
         loaded = tuned(loaded, results)
-    sweep(loaded, chosen(loaded, only), results, workers, scheduler, device, quiet, as_json)
+    where = Where(workers, scheduler, slurm, device, per_gpu)
+    sweep(loaded, chosen(loaded, only), results, where, tracked(reporter(quiet, as_json), tracker, results))
 
 
 @app.command(epilog="Example: python run_benchmark.py plan quickstart --only 'dataset=ml-100k'")
@@ -138,20 +149,16 @@ def sweep(
     experiment: Experiment,
     cells: list[PlannedCell] | None,
     results: Path,
-    workers: int | None,
-    scheduler: str | None,
-    device: str,
-    quiet: bool,
-    as_json: bool,
+    where: Where,
+    said: Reporter,
 ) -> None:
     """Run cells of an experiment and turn the result into an exit status."""
     from recbole_kd.benchmark.artefacts import build, build_in_child
     from recbole_kd.benchmark.engines import make_engine
     from recbole_kd.benchmark.sweep import run_sweep
 
-    builder = build if workers == 0 else build_in_child
-    engine, device = make_engine(workers, scheduler, device)
-    said = reporter(quiet, as_json)
+    builder = build if where.workers == 0 else build_in_child
+    engine, device = make_engine(where)
     try:
         done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
     except KeyboardInterrupt:
@@ -169,6 +176,15 @@ def reporter(quiet: bool, as_json: bool) -> Reporter:
     from recbole_kd.benchmark.console import JsonReporter, RichReporter
 
     return JsonReporter() if as_json else RichReporter(quiet)
+
+
+def tracked(said: Reporter, names: list[str] | None, results: Path) -> Reporter:
+    """Hand every finished run to the trackers of ``--tracker`` too."""
+    if not names:
+        return said
+    from recbole_kd.benchmark.trackers import TrackedReporter, make_trackers
+
+    return TrackedReporter(said, make_trackers(names, results), results)
 
 
 def main(arguments: list[str] | None = None) -> None:

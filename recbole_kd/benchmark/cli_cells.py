@@ -18,6 +18,7 @@ from recbole_kd.benchmark.cli import (
     QuietOpt,
     ResultsOpt,
     SchedulerOpt,
+    SlurmOpt,
     WorkersOpt,
     chosen,
     reporter,
@@ -60,12 +61,14 @@ def rerun(
     results: ResultsOpt = RESULTS,
     workers: WorkersOpt = None,
     scheduler: SchedulerOpt = None,
+    slurm: SlurmOpt = None,
     device: DeviceOpt = "auto",
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the failed cells of an experiment again, and no others."""
     from recbole_kd.benchmark import record
+    from recbole_kd.benchmark.engines import Where
     from recbole_kd.benchmark.resolve import load_experiment
 
     if not failed:
@@ -77,7 +80,7 @@ def rerun(
     if not again:
         typer.echo(f"no cell of {loaded.name} has failed")
         return
-    sweep(loaded, again, results, workers, scheduler, device, quiet, as_json)
+    sweep(loaded, again, results, Where(workers, scheduler, slurm, device), reporter(quiet, as_json))
 
 
 def tune(
@@ -90,6 +93,7 @@ def tune(
     results: ResultsOpt = RESULTS,
     workers: WorkersOpt = None,
     scheduler: SchedulerOpt = None,
+    slurm: SlurmOpt = None,
     device: DeviceOpt = "auto",
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
@@ -98,7 +102,7 @@ def tune(
     from dataclasses import replace
 
     from recbole_kd.benchmark.artefacts import build, build_in_child
-    from recbole_kd.benchmark.engines import make_engine
+    from recbole_kd.benchmark.engines import Where, make_engine
     from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.tuning import load_tuning
     from recbole_kd.benchmark.tuning import tune as search
@@ -106,7 +110,7 @@ def tune(
     loaded = load_experiment(experiment)
     cells = chosen(loaded, only)
     loaded = loaded if cells is None else replace(loaded, cells=cells)
-    engine, device = make_engine(workers, scheduler, device)
+    engine, device = make_engine(Where(workers, scheduler, slurm, device))
     path = search(
         loaded,
         load_tuning(space, trials),

@@ -8,11 +8,15 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from recbole_kd.benchmark import machine
 from recbole_kd.benchmark.executor import BUSY, FAILED, THREAD_VARIABLES, CellTask, Outcome, run_cell
 from recbole_kd.errors import UserError
+
+if TYPE_CHECKING:
+    from recbole_kd.benchmark.slurm import SlurmSpec
 
 CellFunction = Callable[[CellTask], Outcome]
 Outcomes = Generator[Outcome, None, None]
@@ -85,6 +89,8 @@ class DaskEngine:
         Dask resources that a cell takes, e.g. ``{"GPU": 1}``.
     patience : str
         How long a running scheduler may take to answer.
+    slurm : SlurmSpec or None
+        Ask SLURM for workers.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class DaskEngine:
         resources: dict[str, float] | None = None,
         function: CellFunction = run_cell,
         patience: str = "15s",
+        slurm: SlurmSpec | None = None,
     ) -> None:
         self.workers = len(gpus) or workers
         self._scheduler = scheduler
@@ -103,6 +110,7 @@ class DaskEngine:
         self._resources = resources
         self._function = function
         self._patience = patience
+        self._slurm = slurm
         self._kept: tuple[ExitStack, Any] | None = None
 
     def run(self, tasks: Sequence[CellTask]) -> Outcomes:
@@ -170,7 +178,12 @@ class DaskEngine:
                 ) from error
             self.workers = max(1, sum(client.nthreads().values()))
             return stack.enter_context(client)
-        cluster = stack.enter_context(self._cluster(workers))
+        if self._slurm is not None:
+            from recbole_kd.benchmark.slurm import start_cluster
+
+            cluster = stack.enter_context(start_cluster(self._slurm, workers))
+        else:
+            cluster = stack.enter_context(self._cluster(workers))
         return stack.enter_context(Client(cluster, set_as_default=False))
 
     def _cluster(self, workers: int) -> Any:
@@ -263,29 +276,54 @@ def resolve_device(device: str) -> tuple[str, list[str]]:
     return device, gpus
 
 
-def make_engine(
-    workers: int | None, scheduler: str | None, device: str, per_gpu: int = 1
-) -> tuple[Engine, str]:
-    """Engine and device for what the command line asks.
+@dataclass(frozen=True)
+class Where:
+    """What the command line says about where cells run.
 
-    Parameters
+    Attributes
     ----------
     workers : int or None
-        0 = in this process; ``None`` = one per core, or per GPU.
+        Cells at a time; 0 = in this process; ``None`` = one per core, or per GPU.
     scheduler : str or None
         Address of a running Dask scheduler.
+    slurm : str or None
+        A SLURM profile.
     device : str
         cpu, cuda or auto.
     per_gpu : int
         Cells that share one GPU.
     """
-    device, gpus = resolve_device(device)
-    if workers == 0:
+
+    workers: int | None = None
+    scheduler: str | None = None
+    slurm: str | None = None
+    device: str = "auto"
+    per_gpu: int = 1
+
+
+def make_engine(where: Where) -> tuple[Engine, str]:
+    """Engine and device for what the command line asks."""
+    if where.slurm is not None and where.scheduler is not None:
+        raise UserError("--slurm and --scheduler: give one of them")
+    if where.slurm is not None:
+        return _slurm_engine(where.slurm, where.device, where.per_gpu)
+    device, gpus = resolve_device(where.device)
+    if where.workers == 0:
         return SerialEngine(), device
-    share = {"GPU": 1.0 / per_gpu} if device.startswith("cuda") else None
-    if scheduler is not None:
-        return DaskEngine(1, scheduler=scheduler, resources=share), device
+    share = {"GPU": 1.0 / where.per_gpu} if device.startswith("cuda") else None
+    if where.scheduler is not None:
+        return DaskEngine(1, scheduler=where.scheduler, resources=share), device
     if gpus:
-        places = [gpus[i % len(gpus)] for i in range(workers or len(gpus) * per_gpu)]
+        places = [gpus[i % len(gpus)] for i in range(where.workers or len(gpus) * where.per_gpu)]
         return DaskEngine(1, gpus=places), device
-    return DaskEngine(workers or machine.usable_cores()), device
+    return DaskEngine(where.workers or machine.usable_cores()), device
+
+
+def _slurm_engine(slurm: str, device: str, per_gpu: int) -> tuple[Engine, str]:
+    from recbole_kd.benchmark.slurm import load_slurm
+
+    spec = load_slurm(slurm)
+    if device == "auto":
+        device = "cuda" if spec.gpus else "cpu"
+    share = {"GPU": 1.0 / per_gpu} if device.startswith("cuda") else None
+    return DaskEngine(spec.jobs, slurm=spec, resources=share), device

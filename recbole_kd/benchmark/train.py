@@ -25,8 +25,9 @@ from recbole_kd.errors import SpecError
 # RecBole keys without effect here: this suite logs, stores and evaluates in its own way.
 _NO_EFFECT = {
     "benchmark_filename", "checkpoint_dir", "encoding", "gpu_id", "load_col", "log_wandb",
-    "loss_decimal_place", "metric_decimal_place", "nproc", "repeatable", "reproducibility", "save_dataloaders", "save_dataset",
-    "show_progress", "state", "train_neg_sample_args", "valid_metric_bigger", "wandb_project", "worker",
+    "loss_decimal_place", "metric_decimal_place", "nproc", "repeatable", "reproducibility",
+    "save_dataloaders", "save_dataset", "show_progress", "state", "train_neg_sample_args",
+    "valid_metric_bigger", "wandb_project", "worker",
 }  # fmt: skip
 _VARIANT = ("teacher", "embeddings", "trust_unverified", "profile")
 _PARTS = ("hparams", "train", "distill")
