@@ -33,6 +33,7 @@ def build_teacher(
     *,
     domain: str | None = None,
     progress: Progress | None = None,
+    encode_progress: Progress | None = None,
 ) -> Path:
     """Build the embedding file of a teacher, or find it.
 
@@ -51,6 +52,8 @@ def build_teacher(
         The dataset's domain; guessed from the text fields when missing.
     progress : callable, optional
         ``progress(done, total)`` in users while texts are written.
+    encode_progress : callable, optional
+        The same in distinct texts while they are encoded.
 
     Returns
     -------
@@ -74,7 +77,15 @@ def build_teacher(
 
     if spec.placebo is not None:
         base = spec.model_copy(update={"placebo": None})
-        base_path = build_teacher(base, split, item_texts, cache_dir, domain=domain, progress=progress)
+        base_path = build_teacher(
+            base,
+            split,
+            item_texts,
+            cache_dir,
+            domain=domain,
+            progress=progress,
+            encode_progress=encode_progress,
+        )
         write_embedding_file(path, _placebo(spec, base_path), manifest_of(spec, split, base_path))
         return path
     with Store(Path(cache_dir) / "profiles.sqlite") as store:
@@ -85,7 +96,7 @@ def build_teacher(
             f"profile '{spec.name}', dataset {split.dataset.name}: {len(outcome.failed)} users have no text "
             f"(user '{user}': {reason}); run the same command again: it asks only for what is missing"
         )
-    rows, said = embed_profiles(spec, split, outcome.profiles, item_texts, domain)
+    rows, said = embed_profiles(spec, split, outcome.profiles, item_texts, domain, encode_progress)
     write_embedding_file(path, rows, manifest_of(spec, split, None) | said)
     return path
 

@@ -45,23 +45,28 @@ def build(
             estimate = plan_profiles(job.author, histories, store, price_table)
             refuse_over_budget(estimate.usd, budget, free=spec.writer.backend in ("template", "local"))
         with bar(f"profiles {spec.name}", quiet) as progress:
+            meter = Budget(budget, price, progress)
             outcome = write_texts(
                 spec,
                 job.split,
                 job.texts,
                 store,
                 domain=job.domain,
-                progress=Budget(budget, store, progress),
+                progress=meter,
                 users=users,
                 author=job.author,
-                price=price,
+                price=meter.price,
                 shipped=not anew,
             )
     _report(outcome, folder / STORE)
     if outcome.failed:
         _stop(outcome)
     if users is None:
-        wrote(build_teacher(spec, job.split, job.texts, folder, domain=job.domain))
+        with bar("texts encoded", quiet) as progress:
+            path = build_teacher(
+                spec, job.split, job.texts, folder, domain=job.domain, encode_progress=progress
+            )
+        wrote(path)
 
 
 def _report(outcome: Outcome, store: Path) -> None:
@@ -98,7 +103,10 @@ def encode(dataset: str, profile: str, folder: Path, changes: Sequence[str], to:
             f"{folder / STORE}: {count.users - count.stored} of {count.users} users have no text by this "
             f"writer; run 'run_benchmark.py profiles build {dataset} {profile}' first"
         )
-    path = build_teacher(job.spec, job.split, job.texts, folder, domain=job.domain)
+    with bar("texts encoded") as progress:
+        path = build_teacher(
+            job.spec, job.split, job.texts, folder, domain=job.domain, encode_progress=progress
+        )
     if to is not None:
         import os
         import shutil

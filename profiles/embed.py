@@ -11,6 +11,7 @@ from profiles.encode import encode_texts, encoder_identity
 from profiles.reduce import reduce_vectors
 from profiles.spec import TeacherSpec
 from profiles.store import Profile
+from profiles.write import Progress
 from recbole_kd.data.profile_table import ProfileRows, read_embedding_file
 from recbole_kd.data.types import Split
 
@@ -21,6 +22,7 @@ def embed_profiles(
     profiles: Sequence[Profile],
     item_texts: Mapping[str, Mapping[str, str]],
     domain: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ProfileRows, dict[str, Any]]:
     """Corrupt (when asked), encode, reduce.
 
@@ -31,7 +33,7 @@ def embed_profiles(
         What the manifest says about writer, tokens, seconds and price.
     """
     texts = corrupt_texts(spec, split, profiles, item_texts, domain)
-    vectors = reduce_vectors(encode_texts(texts, spec.encoder), spec.reduction)
+    vectors = reduce_vectors(encode_texts(texts, spec.encoder, progress), spec.reduction)
     rows = ProfileRows.build(
         user=[p.user for p in profiles],
         profile=[p.profile for p in profiles],

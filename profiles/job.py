@@ -14,7 +14,7 @@ import yaml
 from profiles.history import UserHistory
 from profiles.spec import TeacherSpec, load_teacher_spec
 from profiles.store import Store
-from profiles.write import Author, Progress
+from profiles.write import Author, Price, Progress
 from profiles.yamlfile import merge
 from recbole_kd.data.types import Split
 from recbole_kd.errors import SpecError, StoreError
@@ -125,20 +125,26 @@ class Budget:
     ----------
     limit : float or None
         US dollars.
-    store : Store
+    price : callable
+        ``price(prompt_tokens, completion_tokens)``; give ``Budget.price`` to the job instead.
     progress : callable, optional
         Called after the check.
     """
 
-    def __init__(self, limit: float | None, store: Store, progress: Progress | None = None) -> None:
+    def __init__(self, limit: float | None, price: Price, progress: Progress | None = None) -> None:
         self._limit = limit
-        self._store = store
-        self._before = store.spent()
+        self._price = price
         self._progress = progress
+        self.spent = 0.0
+
+    def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price a call and add it up."""
+        cost = self._price(prompt_tokens, completion_tokens)
+        self.spent += cost or 0.0
+        return cost
 
     def __call__(self, done: int, total: int) -> None:
-        spent = self._store.spent() - self._before if self._limit is not None else 0.0
-        if self._limit is not None and spent >= self._limit and done < total:
+        if self._limit is not None and self.spent >= self._limit and done < total:
             raise StoreError(
                 f"budget of {self._limit:.2f} USD is spent after {done} of {total} users; what was written "
                 "is stored, raise --budget and run the same command to go on"

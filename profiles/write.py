@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from profiles.facts import Statistician
+from profiles.facts import Facts, Statistician
 from profiles.history import UserHistory
 from profiles.items import Catalogue
 from profiles.llm import BACKENDS, Backend, Reply, Request
@@ -85,22 +85,25 @@ class Author:
             strategy=_strategy_name(self.spec),
         )
 
-    def context(self, history: UserHistory, positions: list[int]) -> dict[str, Any]:
+    def context(
+        self, history: UserHistory, positions: list[int], facts: Facts | None = None
+    ) -> dict[str, Any]:
         """What a prompt may use: facts of the whole history, and the items at ``positions``."""
         has = self._has | {"ratings": history.ratings is not None}
         return {
-            "f": self.statistician.facts(history),
+            "f": facts or self.statistician.facts(history),
             "has": has,
             "items": [item_line(self.catalogue, history, p) for p in positions],
         }
 
     def job(self, history: UserHistory) -> Job:
         """One user's work order."""
+        facts = self.statistician.facts(history)
         return Job(
             history,
             self.prompt,
             self.spec.history,
-            lambda positions: self.context(history, positions),
+            lambda positions: self.context(history, positions, facts),
             self.backend.count_prompt_tokens,
         )
 

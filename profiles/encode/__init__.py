@@ -1,4 +1,4 @@
-"""Text encoders: ``encode(texts, spec) -> float32 [N, D]``."""
+"""Text encoders: ``encode(texts, spec, progress) -> float32 [N, D]``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from profiles.registry import Registry
 from profiles.spec import EncoderSpec
 
-Encoder = Callable[[Sequence[str], EncoderSpec], NDArray[np.float32]]
+Progress = Callable[[int, int], None]
+Encoder = Callable[[Sequence[str], EncoderSpec, Progress | None], NDArray[np.float32]]
 
 ENCODERS: Registry[Encoder] = Registry(
     "encoder",
@@ -24,13 +25,17 @@ ENCODERS: Registry[Encoder] = Registry(
 )
 
 
-def encode_texts(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+def encode_texts(
+    texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None
+) -> NDArray[np.float32]:
     """Encode texts; equal texts are encoded once and get equal vectors.
 
     Parameters
     ----------
     texts : sequence of str
     spec : EncoderSpec
+    progress : callable, optional
+        ``progress(done, total)`` in distinct texts, where the encoder can tell.
 
     Returns
     -------
@@ -41,9 +46,9 @@ def encode_texts(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]
     rows = np.array([at[text] for text in texts], dtype=np.int64)
     if spec.kind == "tfidf":
         # A corpus statistic: how often a text occurs matters.
-        vectors = ENCODERS[spec.kind](list(texts), spec)
+        vectors = ENCODERS[spec.kind](list(texts), spec, progress)
     else:
-        vectors = ENCODERS[spec.kind]([spec.prefix + text for text in distinct], spec)[rows]
+        vectors = ENCODERS[spec.kind]([spec.prefix + text for text in distinct], spec, progress)[rows]
     return unit(vectors) if spec.normalise else vectors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
 
-def encode(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+def encode(
+    texts: Sequence[str], spec: EncoderSpec, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.float32]:
     """Encode with ``AutoModel`` and pool the last hidden states.
 
     Raises
@@ -51,6 +53,8 @@ def encode(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
             ).to(device)
             hidden = model(**batch).last_hidden_state.float()  # [B, L, D]
             parts.append(pool(hidden, batch["attention_mask"]).cpu().numpy())
+            if progress:
+                progress(min(start + spec.batch_size, len(texts)), len(texts))
     return np.concatenate(parts).astype(np.float32)
 
 

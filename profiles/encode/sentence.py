@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
 
-def encode(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.float32]:
+def encode(
+    texts: Sequence[str], spec: EncoderSpec, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.float32]:
     """Encode with ``SentenceTransformer``; ``max_tokens`` overrides the model's own limit.
 
     Raises

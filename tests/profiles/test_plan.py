@@ -107,12 +107,14 @@ def test_budget_refuses_before_and_stops_within(
     with pytest.raises(StoreError, match="no price"):
         refuse_over_budget(None, 1.0, free=False)
     made = make(template, texts, split)
+    meter = Budget(3.0, lambda prompt, completion: 1.0)
     with Store(tmp_path / "s.sqlite") as store:
         with pytest.raises(StoreError, match=r"budget of 3.00 USD is spent after 4 of 8 users"):
-            write_profiles(made, train_histories(split), store, "tiny", Budget(3.0, store), lambda p, c: 1.0)
+            write_profiles(made, train_histories(split), store, "tiny", meter, meter.price)
         assert store.spent() == 4.0  # two a batch: the third passed the sum, the fourth was under way
         resumed = make(template, texts, split)
-        write_profiles(resumed, train_histories(split), store, "tiny", Budget(9.0, store), lambda p, c: 1.0)
+        meter = Budget(9.0, lambda prompt, completion: 1.0)
+        write_profiles(resumed, train_histories(split), store, "tiny", meter, meter.price)
         assert len(resumed.backend.asked) == 4
 
 
