@@ -166,6 +166,7 @@ def _one(
     baseline: str,
     metric: str,
     values: UserValues | None,
+    pooled: SeedVariance | None,
     options: dict[str, Any],
 ) -> Comparison:
     dataset, backbone, variant = key
@@ -177,10 +178,8 @@ def _one(
         return replace(base, notes=(_why_not(results, dataset, backbone, variant, baseline),))
     panel = results.panels[dataset]
     means = values.means(*layout.cells, layout.columns)
-    pooled = None
-    if len(layout.users) == panel.n_users and len(seeds) > 1:
-        pooled = seed_variance(results, dataset, backbone, values)
-    result, gain = _two_level(layout, means, pooled, options["confidence"], options["seed"])
+    shared = pooled if len(layout.users) == panel.n_users and len(seeds) > 1 else None
+    result, gain = _two_level(layout, means, shared, options["confidence"], options["seed"])
     if options["test"] != DEFAULT_TEST:
         other = OTHER_TESTS[options["test"]](layout, **options)
         if np.isnan(other.low):
@@ -258,12 +257,19 @@ def compare(
     names = [standard_name(m) for m in (metrics or results.metrics[:1])]
     options = {"test": test, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
     pairs = planned_pairs(results, reference)
-    found = []
+    found: list[Comparison] = []
     for metric in names:
         drawn = {
             d: UserValues(p, metric, n_resamples=n_resamples, seed=seed) for d, p in results.panels.items()
         }
-        found += [_one(results, key, reference, metric, drawn.get(key[0]), options) for key in pairs]
+        pools = {
+            key: seed_variance(results, *key, drawn[key[0]])
+            for key in dict.fromkeys(p[:2] for p in pairs)
+            if key[0] in drawn
+        }
+        for key in pairs:
+            values, pool = drawn.get(key[0]), pools.get(key[:2])
+            found.append(_one(results, key, reference, metric, values, pool, options))
     family = f"{len(found)} comparisons with '{reference}' on {', '.join(names)}"
     adjusted = correct([c.result.p if c.result else float("nan") for c in found], correction)
     label = LABELS[correction]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,29 @@ class Results:
 
     def cells(self, dataset: str, backbone: str, variant: str) -> dict[int, str]:
         """Seed -> cell digest of the done runs of one method, by ascending seed."""
-        done = self.done
-        rows = done[
-            (done["dataset"] == dataset) & (done["backbone"] == backbone) & (done["variant"] == variant)
-        ].sort_values("seed")
-        return {int(seed): cell for seed, cell in zip(rows["seed"], rows["cell"], strict=True)}
+        return dict(self._cells.get((dataset, backbone, variant), {}))
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str, str], dict[int, str]]:
+        found: dict[tuple[str, str, str], dict[int, str]] = {}
+        for row in self.done.sort_values("seed", kind="stable").itertuples():
+            found.setdefault((row.dataset, row.backbone, row.variant), {})[int(row.seed)] = row.cell
+        return found
 
     def planned_seeds(self, dataset: str, backbone: str, variant: str) -> list[int]:
         """Seeds that the experiment asks of one method."""
-        rows = self.runs[
-            (self.runs["dataset"] == dataset)
-            & (self.runs["backbone"] == backbone)
-            & (self.runs["variant"] == variant)
-        ]
-        return sorted(int(s) for s in rows["seed"])
+        return sorted(self._planned[(dataset, backbone, variant)])
+
+    @cached_property
+    def _planned(self) -> dict[tuple[str, str, str], list[int]]:
+        found: dict[tuple[str, str, str], list[int]] = {}
+        for row in self.runs.itertuples():
+            found.setdefault((row.dataset, row.backbone, row.variant), []).append(int(row.seed))
+        return found
 
     def methods(self) -> list[tuple[str, str, str]]:
         """(dataset, backbone, variant) in plan order, the baseline of each backbone first."""
-        seen = self.runs[["dataset", "backbone", "variant"]].drop_duplicates()
-        keys = [tuple(row) for row in seen.itertuples(index=False)]
+        keys = list(self._planned)
         places: dict[tuple[str, str], int] = {}
         for dataset, backbone, _ in keys:
             places.setdefault((dataset, backbone), len(places))

@@ -40,6 +40,7 @@ def corrected(found: list[Comparison]) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed_sd", [0.0, 0.3])
 def test_family_wise_error_under_the_null(frame: Results, seed_sd: float) -> None:
     """No method differs: at most 5 % of experiments may show any corrected rejection."""
@@ -49,6 +50,7 @@ def test_family_wise_error_under_the_null(frame: Results, seed_sd: float) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_users_alone_reject_too_often_where_seeds_differ(frame: Results) -> None:
     """Why the default is not a test over users: the same null data, seed-averaged."""
     n = 60
@@ -57,6 +59,7 @@ def test_users_alone_reject_too_often_where_seeds_differ(frame: Results) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_known_effect_is_found_among_nulls(frame: Results) -> None:
     n = 60
     found = [corrected(run(frame, i, {"kd-b": 1.3}, 0.02)) for i in range(n)]

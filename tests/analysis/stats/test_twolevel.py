@@ -143,6 +143,7 @@ def test_seed_effects_fool_a_test_over_users_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
 @pytest.mark.parametrize(
     "sds", [(0.0, 0.0, 1.0), (0.0, 0.5, 1.0), (0.05, 0.5, 1.0), (0.2, 0.5, 1.0), (0.5, 0.1, 0.3)]
@@ -159,6 +160,7 @@ def test_level_and_coverage_by_simulation(n_seeds: int, sds: tuple[float, float,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_known_effect_is_found_and_users_only_tests_hold_their_level() -> None:
     found = sum(two_way(crossed(3, 400, i, mean=0.25, sds=(0.02, 0.5, 1.0))).p < 0.05 for i in range(300))
     assert found / 300 > 0.9
