@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,8 +59,7 @@ class MLflow:
     def __init__(self, results: Path) -> None:
         import os
 
-        import mlflow
-
+        mlflow = import_module("mlflow")
         self._mlflow = mlflow
         if "MLFLOW_TRACKING_URI" not in os.environ:
             folder = (results / "trackers").resolve()
@@ -80,9 +80,7 @@ class WandB:
     """Runs of the project ``recbole_kd``; ``WANDB_MODE=offline`` keeps them below the results."""
 
     def __init__(self, results: Path) -> None:
-        import wandb
-
-        self._wandb = wandb
+        self._wandb = import_module("wandb")
         self._folder = results / "trackers"
         self._folder.mkdir(parents=True, exist_ok=True)
 
