@@ -20,6 +20,9 @@ alters ``yaml.FullLoader``, sets   what the caller says and the environment is l
 (none): checkpoints are named by   ``PrefixTrainer`` names its file by a random number and
 the second; a TensorBoard folder   opens no TensorBoard writer.
 appears in the current one
+(none): importing any sequential   ``recbole_kd.models.upstream`` puts the switch back. The one
+model turns torch's anomaly        shim elsewhere: students need no trainer, and this module
+detection on (``sine.py``)         loads RecBole's.
 =================================  ============================================================
 """
 
