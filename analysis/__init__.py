@@ -45,6 +45,7 @@ _HOMES = {
     "analysis.figures": (
         "cost_quality_plot",
         "critical_difference_diagram",
+        "figure_bytes",
         "forest_plot",
         "gain_by_slice_plot",
         "gain_distribution",

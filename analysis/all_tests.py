@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import planned_pairs
+from analysis.comparison import planned_pairs, seed_variance
 from analysis.load import Results
 from analysis.stats.correction import correct
 from analysis.stats.datasets import DatasetComparison, compare_over_datasets
@@ -17,9 +17,9 @@ from analysis.stats.equivalence import bayesian_signed_rank, tost
 from analysis.stats.paired import bca_interval, sign_flip, t_test, wilcoxon
 from analysis.stats.power import Design, power, seeds_needed, smallest_detectable, users_needed
 from analysis.stats.seeds import seeds_t_test
-from analysis.stats.twolevel import two_way
+from analysis.stats.twolevel import SeedVariance, two_way
 from analysis.summary import summarise
-from analysis.values import pair_layout
+from analysis.values import UserValues, pair_layout
 from recbole_kd.metrics import standard_name
 
 # Columns of p-values that `evidence` corrects, each column a family of its own.
@@ -57,11 +57,20 @@ def evidence(
     """
     name, reference = standard_name(metric or results.metrics[0]), baseline or results.baseline
     rows: list[dict[str, Any]] = []
+    values = {d: UserValues(p, name) for d, p in results.panels.items()}
+    pools: dict[tuple[str, str], SeedVariance | None] = {}
     for dataset, backbone, variant in planned_pairs(results, reference):
-        layout, seeds = pair_layout(results, dataset, (backbone, variant), (backbone, reference), name)
+        if dataset not in results.panels:
+            continue
+        sides = ((backbone, variant), (backbone, reference))
+        layout, seeds = pair_layout(results, dataset, *sides, name, values=values[dataset])
         if layout is None:
             continue
         d = layout.differences
+        if (dataset, backbone) not in pools:
+            pools[(dataset, backbone)] = seed_variance(results, dataset, backbone, values[dataset])
+        full = len(layout.users) == values[dataset].n_users and len(seeds) > 1
+        pooled = pools[(dataset, backbone)] if full else None
         mean, base = d.mean(axis=0), float(layout.baseline.mean())
         bca = bca_interval(mean, n_resamples=n_resamples, seed=seed)
         margin = base * margin_percent / 100
@@ -78,7 +87,7 @@ def evidence(
             "cohens_d_z": cohens_dz(mean),
             "cliffs_d_w": dominance(mean),
             "cliffs_delta": cliffs_delta(layout.method.mean(axis=0), layout.baseline.mean(axis=0)),
-            "p_two_level": two_way(d).p,
+            "p_two_level": two_way(d, pooled).p,
             "p_t": t_test(mean).p,
             "p_wilcoxon": wilcoxon(mean).p,
             "p_sign_flip": sign_flip(mean, seed=seed).p,

@@ -140,9 +140,11 @@ OTHER_TESTS: dict[str, Callable[..., TestResult]] = {
 
 
 def seed_variance(results: Results, dataset: str, backbone: str, values: UserValues) -> SeedVariance | None:
-    """Seed variance pooled over the methods of a backbone that evaluated every user."""
-    own = [list(results.cells(*m).values()) for m in results.methods() if m[:2] == (dataset, backbone)]
-    return pooled_seed_variance([values.of(cells).mean(axis=1) for cells in own if values.complete(cells)])
+    """Seed variance pooled over the methods of a backbone that ran all seeds on all users."""
+    own = [results.cells(*m) for m in results.methods() if m[:2] == (dataset, backbone)]
+    full = max((tuple(c) for c in own), key=len, default=())
+    same = [list(c.values()) for c in own if tuple(c) == full and values.complete(list(c.values()))]
+    return pooled_seed_variance([values.of(cells).mean(axis=1) for cells in same]) if same else None
 
 
 def planned_pairs(results: Results, baseline: str | None = None) -> list[tuple[str, str, str]]:

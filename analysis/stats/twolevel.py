@@ -25,7 +25,6 @@ bootstrap distribution and scales it to the variance and degrees of freedom abov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,26 +90,29 @@ class SeedVariance:
     df: float
 
 
-def pooled_seed_variance(seed_means: Sequence[ArrayLike]) -> SeedVariance | None:
+def pooled_seed_variance(seed_means: ArrayLike) -> SeedVariance | None:
     """Seed variance of a difference between two methods, pooled over methods.
 
     Parameters
     ----------
-    seed_means : sequence of array_like [S_m]
-        Mean metric per seed of every method of one backbone and dataset, on the same users.
+    seed_means : array_like [M, S]
+        Mean metric of every method of one backbone and dataset per training seed, on the same
+        users.
 
     Returns
     -------
     SeedVariance or None
-        Twice the pooled within-method variance, which takes the seeds of two methods as
-        independent and all methods as equally variable; None without a method of two seeds.
+        Twice the mean square of method x seed, with ``(M - 1) (S - 1)`` degrees of freedom: what a
+        seed does to all methods alike cancels in a difference of paired seeds. Takes methods as
+        equally variable (repeated measures); for two methods it is the variance of their own
+        differences. None with fewer than two methods or seeds.
     """
-    parts = [np.asarray(m, dtype=np.float64) for m in seed_means if len(np.asarray(m)) > 1]
-    df = sum(len(p) - 1 for p in parts)
-    if df == 0:
+    m = np.asarray(seed_means, dtype=np.float64)
+    if m.ndim != 2 or min(m.shape) < 2:
         return None
-    squares = sum(float(((p - p.mean()) ** 2).sum()) for p in parts)
-    return SeedVariance(2 * squares / df, float(df))
+    rest = m - m.mean(axis=0) - m.mean(axis=1, keepdims=True) + m.mean()
+    df = (m.shape[0] - 1) * (m.shape[1] - 1)
+    return SeedVariance(2 * float((rest**2).sum()) / df, float(df))
 
 
 def two_way(differences: ArrayLike, pooled: SeedVariance | None = None) -> TwoWay:

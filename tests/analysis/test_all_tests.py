@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis.all_tests import evidence, power_row
+from analysis.comparison import compare, comparison_frame
 from analysis.load import Results, load_results
 from analysis.tables import ablation_table, cost_table, evidence_table, power_table, slice_table
 from recbole_kd.errors import SpecError
@@ -32,6 +33,8 @@ def test_every_p_value_against_scipy(results: Results) -> None:
         u = stats.mannwhitneyu(x, y).statistic
         assert row["cliffs_delta"] == pytest.approx(2 * u / (len(x) * len(y)) - 1)
         assert row["p_worse"] + row["p_equal"] + row["p_better"] == pytest.approx(1)
+    whole = comparison_frame(compare(results)).set_index(["backbone", "variant"])
+    np.testing.assert_allclose(frame["p_two_level"], whole["p"])
     expected = multipletests(frame["p_t"], method="holm")[1]
     np.testing.assert_allclose(frame["p_t_corrected"], expected)
 

@@ -37,7 +37,7 @@ def test_every_table_can_be_printed(app: typer.Typer, trial: Path, table: str) -
 @pytest.mark.parametrize(
     ("form", "mark"),
     [
-        ("console", "┃"),
+        ("console", "───"),
         ("markdown", "| ---"),
         ("latex", r"\toprule"),
         ("html", "<table"),

@@ -93,10 +93,18 @@ def test_interval_is_reproducible_and_fits_the_test() -> None:
 
 
 def test_pooled_seed_variance_by_hand() -> None:
-    pooled = pooled_seed_variance([[1.0, 2.0, 3.0], [4.0, 4.0, 7.0], [9.0]])
+    means = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 7.0], [2.0, 9.0, 1.0]])
+    pooled = pooled_seed_variance(means)
     assert pooled is not None
-    assert pooled.variance == pytest.approx(2 * (2 + 6) / 4)
-    assert pooled.df == 4
+    frame = long(means)  # rows are methods here, columns seeds
+    table = anova_lm(smf.ols("d ~ C(seed) + C(user)", frame).fit())
+    assert pooled.variance == pytest.approx(2 * table.loc["Residual", "mean_sq"])
+    assert pooled.df == table.loc["Residual", "df"] == 4
+    pairs = [(means[i] - means[j]).var(ddof=1) for i in range(3) for j in range(i)]
+    assert pooled.variance == pytest.approx(np.mean(pairs))
+    two = pooled_seed_variance(means[:2])
+    assert two is not None
+    assert two.variance == pytest.approx((means[0] - means[1]).var(ddof=1))
     assert pooled_seed_variance([[1.0], [2.0]]) is None
 
 
