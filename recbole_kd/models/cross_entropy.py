@@ -56,29 +56,28 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(target), step):
             rows = slice(begin, begin + step)
             goal = target[rows, None]
-            logits = (low_h[rows] @ low_items.t()).to(h.dtype)
+            logits = low_h[rows] @ low_items.t()
             if bias is not None:
-                logits += bias
-            peak = logits.amax(1, keepdim=True)
-            wanted = logits.gather(1, goal)
-            logits.sub_(peak).exp_()
-            norm = logits.sum(1, keepdim=True)
-            total += (norm.log() + peak - wanted).sum()
+                logits = logits.to(h.dtype).add_(bias)
+            share = torch.softmax(logits, 1, dtype=h.dtype)
+            wanted = share.gather(1, goal)
+            # Below the smallest normal number the loss is cut at 87; its gradient stays exact.
+            total -= wanted.clamp_min(torch.finfo(h.dtype).tiny).log().sum()
             if grad_h is None or grad_items is None:
                 continue
-            logits.div_(norm * n)
-            logits.scatter_add_(1, goal, torch.full_like(wanted, -1.0 / n))
+            share.scatter_(1, goal, wanted - 1)
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
-            low = logits.to(low_h.dtype)
+                grad_bias += share.sum(0)
+            low = share.to(low_h.dtype)
             grad_h[rows] = low @ low_items
             grad_items += low.t() @ low_h[rows]
-        ctx.grads = (grad_h, grad_items, grad_bias)
+        ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n
         return total / n
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_items, grad_bias = ctx.grads
+        grad = grad / ctx.n
         bias = None if grad_bias is None else grad_bias * grad
         return grad_h * grad, grad_items * grad, bias, None, None
 
