@@ -37,12 +37,15 @@ def list_command(
     show(simple_table([kind.value, "about"], found))
 
 
-def doctor(as_json: JsonOpt = False) -> None:
-    """Check versions, devices, RecBole's shims, the encoder and the language model; change nothing."""
+def doctor(
+    as_json: JsonOpt = False,
+    load: Annotated[bool, typer.Option("--load/--no-load", help="Load the encoder; takes seconds.")] = True,
+) -> None:
+    """Check versions, devices, RecBole's shims, the encoder and the LLM endpoint; change nothing."""
     from recbole_kd.benchmark.doctor import checks
     from recbole_kd.benchmark.tables import show, simple_table
 
-    found = checks()
+    found = checks(load)
     if as_json:
         typer.echo(json.dumps([c._asdict() for c in found]))
     else:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from recbole_kd.benchmark import machine, properties
 
-OK, WARN, FAIL = "ok", "warn", "FAIL"
+OK, WARN, FAIL, SKIPPED = "ok", "warn", "FAIL", "skipped"
+# Where the openai client, and with it the back-end 'openai', finds its endpoint and its key.
+ENDPOINT, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 Finding = tuple[str, str]
 
 
@@ -22,10 +24,19 @@ class Check(NamedTuple):
     detail: str
 
 
-def checks() -> list[Check]:
-    """Run every check; one that breaks counts as failed and does not stop the others."""
+def checks(load: bool = True) -> list[Check]:
+    """Run every check; one that breaks counts as failed and does not stop the others.
+
+    Parameters
+    ----------
+    load : bool
+        Also load the encoder, which takes seconds.
+    """
     found = []
     for name, look in _CHECKS.items():
+        if name in _LOADS and not load:
+            found.append(Check(SKIPPED, name, "not loaded (--no-load)"))
+            continue
         try:
             state, detail = look()
         except Exception as error:
@@ -95,6 +106,47 @@ def _api() -> Finding:
     return state, f"{detail}; keys in the environment: {', '.join(keys) or 'none'}"
 
 
+def _encoder() -> Finding:
+    """Load the encoder that profiles have by default and let it encode a sentence."""
+    from profiles.encode import encode_texts
+    from recbole_kd.benchmark.rooms import teacher_spec
+
+    spec = teacher_spec("template", None).encoder
+    vectors = encode_texts(["They like slow films about families."], spec)
+    return OK, f"{spec.model or spec.kind}: {vectors.shape[1]} dimensions, {len(vectors)} sentence encoded"
+
+
+def _endpoint() -> Finding:
+    """Ask the endpoint that the environment names for its models; costs nothing, sends no text."""
+    base = os.environ.get(ENDPOINT, "").strip()
+    if not base:
+        return OK, f"not set: {ENDPOINT} names none; an API profile uses its own base_url"
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.parse import urlsplit
+    from urllib.request import Request, urlopen
+
+    parts = urlsplit(base)
+    # User and password are left out, the query is not said: both may be secrets.
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme not in ("http", "https") or not host:
+        return FAIL, f"{ENDPOINT} is not an http(s) address"
+    said = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+    request = Request(f"{said}/models")  # noqa: S310 - the scheme was looked at
+    # Unredirected: the key goes to this host and to no other.
+    request.add_unredirected_header("Authorization", f"Bearer {os.environ.get(KEY) or 'none'}")
+    try:
+        with urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
+            return OK, f"reachable: {said} (status {answer.status})"
+    except HTTPError as error:
+        if error.code in (401, 403):
+            return FAIL, f"refused: {said} (status {error.code}); check the key in {KEY}"
+        return WARN, f"reachable: {said}, but /models gave status {error.code}"
+    except (URLError, OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return FAIL, f"not reachable: {said} ({type(reason).__name__}); start it, or unset {ENDPOINT}"
+
+
 def _tuning() -> Finding:
     return _package("optuna", "only for 'tune': install recbole-kd[hpo]")
 
@@ -113,7 +165,12 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "devices": _devices,
     "experiments": _properties,
     "dask": _dask,
+    "encoder": _encoder,
     "local language model": _local_llm,
     "API client": _api,
+    "LLM endpoint": _endpoint,
     "tuning": _tuning,
 }
+_LOADS = ("encoder",)
+# Seconds.
+_PATIENCE = 5.0
