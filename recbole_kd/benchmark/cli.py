@@ -106,21 +106,29 @@ def plan(
     workers: WorkersOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Print the cells, which exist, and the estimated time; changes nothing."""
+    """Print the cells, which exist, the estimated time and the LLM cost of the teachers; changes nothing."""
+    from dataclasses import asdict
+
     from recbole_kd.benchmark.machine import usable_cores
     from recbole_kd.benchmark.plan import make_plan, rows
     from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
 
     loaded = load_experiment(experiment)
     cells = chosen(loaded, only)
     made = make_plan(loaded.cells if cells is None else cells, results)
     left = made.seconds_left(workers or usable_cores())
+    costs = teacher_costs(made, results)
     if as_json:
-        typer.echo(json.dumps({"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}))
+        found = {"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}
+        typer.echo(json.dumps({**found, "llm": [asdict(cost) for cost in costs]}))
         return
-    from recbole_kd.benchmark.tables import plan_table, show
+    from recbole_kd.benchmark.tables import cost_table, plan_table, show
 
     show(plan_table(made))
+    if costs:
+        show(cost_table(costs))
+    typer.echo(total_line(costs))
     todo = len(made.todo())
     tail = "nothing to run" if not todo else f"{todo} to run, time: {_known(left)}"
     typer.echo(f"{len(made.states)} cells, {made.count('exists')} exist, {tail}")

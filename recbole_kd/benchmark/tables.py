@@ -11,6 +11,8 @@ from recbole_kd.benchmark.plan import Plan
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from recbole_kd.benchmark.teacher_cost import TeacherCost
+
 
 def plan_table(plan: Plan) -> Table:
     """One row per dataset, backbone and variant: seeds, how many exist, expected time of the rest."""
@@ -31,6 +33,28 @@ def plan_table(plan: Plan) -> Table:
             [dataset, backbone, variant, seeds, f"{len(states) - len(missing)}/{len(states)}", time, note]
         )
     return simple_table(["dataset", "backbone", "variant", "seeds", "exist", "time", ""], rows)
+
+
+def cost_table(costs: Sequence[TeacherCost]) -> Table:
+    """One row per text that has to be written, or need not: calls, tokens and money."""
+
+    def said(value: float | None, form: str) -> str:
+        return "?" if value is None else format(value, form)
+
+    rows = [
+        [
+            cost.dataset,
+            ", ".join(cost.variants),
+            cost.model or "-",
+            said(cost.calls, ",d"),
+            said(cost.prompt_tokens, ",d"),
+            said(cost.completion_tokens, ",d"),
+            said(cost.usd, ",.2f"),
+            cost.note,
+        ]
+        for cost in costs
+    ]
+    return simple_table(["dataset", "teacher of", "LLM", "calls", "prompt", "answer", "USD", ""], rows)
 
 
 def simple_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from recbole_kd.benchmark.plan import make_plan
+from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
+
+
+def costs(experiment, results):
+    plan = make_plan(load_experiment(experiment).cells, results)
+    return {cost.variants: cost for cost in teacher_costs(plan, results)}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Fail at the first connection that anything tries to open."""
+    import socket
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a plan must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def with_teachers(write_experiment, **variants):
+    teachers = {name: {"teacher": name, **more} for name, more in variants.items()}
+    return write_experiment("llm", {"variants": {"plain": {}, **teachers}, "controls": "none"})
+
+
+def test_an_api_teacher_is_counted_by_the_planner_of_the_profiles(
+    place, write_experiment, tmp_path, no_network, capsys
+):
+    with_teachers(write_experiment, template={}, openai={})
+    found = costs("llm", tmp_path / "r")
+    assert found[("template",)].calls == 0
+    assert found[("template",)].note == "no language model"
+    api = found[("openai",)]
+    # One call for each of the 30 users; the price table says 0.15 and 0.60 USD per million tokens.
+    assert (api.model, api.calls, api.completion_tokens) == ("gpt-4o-mini", 30, 30 * 250)
+    assert api.usd == pytest.approx((0.15 * api.prompt_tokens + 0.60 * 30 * 250) / 1e6)
+    assert "four characters" in api.note
+    assert not (tmp_path / "r").exists()
+    from profiles.commands import plan
+
+    plan("tiny", "openai", tmp_path / "other", (), None, 400, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["calls"], said["prompt_tokens"], said["likely_usd"]) == (30, api.prompt_tokens, api.usd)
+    assert total_line(found.values()).startswith("LLM cost of the teachers: 30 calls, ")
+
+
+def test_answers_in_the_store_are_not_counted_again(place, write_experiment, tmp_path):
+    from profiles.build import histories_of, make_author
+    from profiles.spec import load_teacher_spec
+    from profiles.store import Call, Store
+    from profiles.strategies import STRATEGIES
+    from recbole_kd.benchmark import rooms
+    from recbole_kd.data.load import load_dataset, load_item_texts
+    from recbole_kd.data.split import make_split
+
+    with_teachers(write_experiment, openai={})
+    dataset, _ = rooms.dataset("tiny")
+    split, texts = make_split(load_dataset(dataset), dataset.split), load_item_texts(dataset)
+    spec = load_teacher_spec("openai")
+    histories = histories_of(spec, split, texts, "movies")
+    author = make_author(spec, split, texts, "movies", histories)
+    first = [next(STRATEGIES[spec.writer.history.strategy](author.job(h))) for h in histories[:12]]
+    calls = [Call(m.digest, "words", 1, 10, 0.1, 0.0, "stop") for turn in first for m in turn]
+    with Store(rooms.profiles_folder(tmp_path / "r") / "profiles.sqlite") as store:
+        store.add_calls(author.writer, calls)
+    found = costs("llm", tmp_path / "r")[("openai",)]
+    assert found.calls == 18
+    assert found.completion_tokens == 18 * 10
+    assert "12 of 30 users have their texts" in found.note
