@@ -213,3 +213,79 @@ def test_a_run_reused_under_another_name_counts_in_the_table(place, write_experi
     assert table == (tmp_path / "r" / "first" / "table.csv").read_text().replace("small", "tiny").replace(
         "plain", "base"
     )
+
+
+def vectors(results, seed, note=""):
+    """Write the teacher file of these results anew; return its path and its vectors' digest."""
+    import numpy as np
+
+    from recbole_kd.benchmark import rooms
+    from recbole_kd.data.profile_table import ProfileRows, write_embedding_file
+
+    users = [f"u{i}" for i in range(3)]
+    rows = ProfileRows.build(
+        user=users,
+        profile=[0] * 3,
+        source_user=users,
+        history_last=[1] * 3,
+        history_hash=["0" * 16] * 3,
+        vector=np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32),
+    )
+    path = rooms.profiles_folder(results) / "teacher.parquet"
+    write_embedding_file(path, rows, {"teacher": "t", "note": note})
+    return path, rows.digest()
+
+
+def taught_cell(task):
+    """A fake cell of the variant ``wide`` has a teacher and says which vectors it read."""
+    from recbole_kd.benchmark import rooms
+    from recbole_kd.data.profile_table import read_embedding_file
+
+    outcome = fake.fake_cell(0, None)(task)
+    if task.label["variant"] == "wide":
+        file = rooms.profiles_folder(Path(task.results)) / "teacher.parquet"
+        manifest = rundir.run_path(Path(task.results), task.cell) / "manifest.json"
+        said = json.loads(manifest.read_text())
+        said["profile_file"] = {"name": file.name, "sha256": rooms.digest_of(file)}
+        said["profile_digest"] = read_embedding_file(file)[0].digest()
+        manifest.write_text(json.dumps(said))
+    return outcome
+
+
+def test_runs_of_a_teacher_whose_vectors_changed_run_again(place, tmp_path, capsys):
+    results, engine = tmp_path / "r", SerialEngine(taught_cell)
+    first_digest = vectors(results, seed=1)[1]
+    assert sweep("small", results, engine).ran == 4
+    # The same vectors in another file (another manifest) are no reason to run again.
+    path = vectors(results, seed=1)[0]
+    before = path.read_bytes()
+    assert vectors(results, seed=1, note="again")[1] == first_digest
+    assert path.read_bytes() != before
+    assert sweep("small", results, engine).ran == 0
+    other = vectors(results, seed=2)[1]
+    assert other != first_digest
+    capsys.readouterr()
+    done = sweep("small", results, engine)
+    assert (done.ran, done.reused) == (2, 2)
+    assert capsys.readouterr().out.count("its teacher's vectors have changed") == 2
+    assert len(rundir.set_aside_folders(results)) == 2
+    assert sweep("small", results, engine).ran == 0
+
+
+def test_a_teacher_built_anew_for_new_cells_makes_the_old_ones_run_again(place, write_experiment, tmp_path):
+    results, engine = tmp_path / "r", SerialEngine(taught_cell)
+    vectors(results, seed=1)
+    sweep("small", results, engine)
+    # The file is lost; the two cells of a new seed make the builder write it again, with other texts.
+    path = write_experiment("more", {"seeds": [1, 2, 3]})
+    (results / "cache" / "profiles" / "teacher.parquet").unlink()
+    built = []
+
+    def build(folder, planned):
+        built.append(len(planned))
+        if len(built) == 1:
+            vectors(folder, seed=2)
+        return fake.no_artefacts(folder, planned)
+
+    done = sweep(path, results, engine, build=build)
+    assert (done.ran, done.reused, built) == (4, 2, [2, 2])

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 
 from recbole_kd.benchmark.plan import make_plan
 from recbole_kd.benchmark.resolve import load_experiment
@@ -72,3 +73,55 @@ def test_answers_in_the_store_are_not_counted_again(place, write_experiment, tmp
     assert found.calls == 18
     assert found.completion_tokens == 18 * 10
     assert "12 of 30 users have their texts" in found.note
+
+
+def test_an_unknown_price_or_tokenizer_is_said(place, write_experiment, tmp_path, no_network):
+    writer = {"model": "nobody-knows-it", "api": {"tokenizer": str(tmp_path / "no-such-folder")}}
+    with_teachers(write_experiment, openai={"profile": {"writer": writer}})
+    found = costs("llm", tmp_path / "r")[("openai",)]
+    assert (found.calls, found.usd) == (30, None)
+    assert "no price known for nobody-knows-it" in found.note
+    assert "cannot be loaded, tokens at four characters each" in found.note
+    assert "1 without a known price" in total_line([found])
+
+
+def test_a_teacher_that_cannot_be_counted_does_not_stop_the_plan(place, write_experiment, tmp_path):
+    missing = {"backend": "local", "model": str(tmp_path / "none.gguf"), "revision": None}
+    with_teachers(write_experiment, smollm2={"profile": {"writer": missing}})
+    found = costs("llm", tmp_path / "r")[("smollm2",)]
+    assert found.calls is None
+    assert found.note.startswith("unknown: ")
+    assert "1 that cannot be counted" in total_line([found])
+
+
+def test_the_shipped_teacher_costs_nothing_and_a_placebo_shares_its_texts(place, monkeypatch, tmp_path):
+    # ml-100k comes with RecBole.
+    monkeypatch.delenv("RECBOLE_KD_DATA")
+    experiment = {
+        "experiment": "shipped",
+        "datasets": ["ml-100k"],
+        "backbones": ["SASRec"],
+        "variants": {"plain": {}, "llm": {"teacher": "smollm2"}, "mixed": {"teacher": "shuffled"}},
+        "controls": "none",
+    }
+    (place / "properties/experiment/shipped.yaml").write_text(yaml.safe_dump(experiment))
+    found = costs("shipped", tmp_path / "r")
+    assert list(found) == [("llm", "mixed")]
+    shipped = found[("llm", "mixed")]
+    assert (shipped.calls, shipped.prompt_tokens, shipped.usd) == (0, 0, 0.0)
+    assert "ship" in shipped.note
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_plan_of_chosen_cells(place, write_experiment, tmp_path, capsys):
+    from recbole_kd.benchmark.cli import main
+
+    with_teachers(write_experiment, openai={})
+    arguments = ["plan", "llm", "--results", str(tmp_path / "r"), "--json", "--only"]
+    for only, count, teachers in (("variant=plain", 2, 0), ("variant=openai & seed=1", 1, 1)):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, only])
+        assert not end.value.code
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["cells"]) == found["to_run"] == count
+        assert [c["calls"] for c in found["llm"]] == [30] * teachers

@@ -146,3 +146,18 @@ def test_slips_in_a_space(space, place):
     cell = load_experiment("small").cells[0]
     with pytest.raises(SpecError, match=r"did you mean 'train\.learning_rate'"):
         tuning.with_point(cell, {"train.learnin_rate": 0.1}, 0)
+
+
+def test_the_report_shows_best_value_against_trials_for_baseline_and_method(space, tmp_path):
+    from analysis.report.extras import read_list, tuning_frame
+
+    studies = search(space, tmp_path / "r")
+    folder = tmp_path / "r" / "small"
+    frame = tuning_frame(read_list(folder / "tuning.json"))
+    assert list(frame["study"].unique()) == ["tiny SASRec plain", "tiny SASRec kd"]
+    for study in studies:
+        part = frame[frame["study"] == study["name"]]
+        values = [trial["value"] for trial in study["trials"]]
+        assert part["trial"].tolist() == list(range(6))
+        assert part["best"].tolist() == [max(values[: n + 1]) for n in range(6)]
+    assert {path.name for path in folder.iterdir()} == {"tuning.json", "tuning.journal"}
