@@ -11,6 +11,7 @@ import pandas as pd
 from profiles.facts import Statistician
 from profiles.history import UserHistory
 from profiles.lexicon import Attribute, Lexicon
+from profiles.progress import Progress, tracked
 from profiles.store import Profile
 
 TOP = 3
@@ -82,13 +83,20 @@ class Auditor:
         return self._known[user]
 
 
-def audit(auditor: Auditor, profiles: Sequence[Profile], texts: Sequence[str] | None = None) -> pd.DataFrame:
+def audit(
+    auditor: Auditor,
+    profiles: Sequence[Profile],
+    texts: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
     """Score profiles; one row each.
 
     Parameters
     ----------
     texts : sequence of str, optional
         Score these instead of the profiles' own (after corruption, say).
+    progress : callable, optional
+        ``progress(done, total)`` in profiles.
 
     Returns
     -------
@@ -97,7 +105,8 @@ def audit(auditor: Auditor, profiles: Sequence[Profile], texts: Sequence[str] | 
         ``grounding``.
     """
     rows = []
-    for profile, text in zip(profiles, texts or [p.text for p in profiles], strict=True):
+    pairs = zip(profiles, texts or [p.text for p in profiles], strict=True)
+    for profile, text in tracked(pairs, progress, len(profiles)):
         g = auditor.score(profile.user, text)
         writer = profile.prompt.split("@")[0] + (
             f" by {profile.model}" if profile.model != "template" else ""

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.history import LeakageGuard, UserHistory, train_histories
+from profiles.progress import Progress
 from profiles.refresh import RefreshLog
 from profiles.spec import RefreshSpec, TeacherSpec, check_names
 from profiles.store import Store
-from profiles.write import Author, Outcome, Price, Progress, write_profiles
+from profiles.write import Author, Outcome, Price, write_profiles
 from recbole_kd.data.types import Split
 from recbole_kd.errors import ProfileError
 from recbole_kd.strict import digest
@@ -140,6 +141,7 @@ def write_texts(
     author: Author | None = None,
     price: Price | None = None,
     shipped: bool = True,
+    prepare: Progress | None = None,
 ) -> Outcome:
     """Write the texts of a teacher into ``store`` (corruption comes later, at embedding).
 
@@ -153,6 +155,8 @@ def write_texts(
         ``price(prompt_tokens, completion_tokens)`` in US dollars; the shipped table by default.
     shipped : bool
         Use the texts that ship with the code.
+    prepare : callable, optional
+        ``prepare(done, total)`` in users while the first prompts are made.
 
     Raises
     ------
@@ -170,7 +174,7 @@ def write_texts(
     if shipped:
         import_shipped(store, name, author.writer)
     price = price or price_function(author.backend.model)
-    return write_profiles(author, histories[:users], store, name, progress, price)
+    return write_profiles(author, histories[:users], store, name, progress, price, prepare)
 
 
 def histories_of(

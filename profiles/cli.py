@@ -60,6 +60,7 @@ def encode(
     folder: Folder = FOLDER,
     changes: Changes = None,
     out: Out = None,
+    quiet: Quiet = False,
 ) -> None:
     """Encode texts that are in the store, without asking a model for any.
 
@@ -68,7 +69,7 @@ def encode(
     """
     from profiles.commands import encode as run
 
-    run(dataset, profile, folder, changes or (), out)
+    run(dataset, profile, folder, changes or (), out, quiet)
 
 
 @app.command()
@@ -117,14 +118,14 @@ def stats(folder: Folder = FOLDER, json_: Annotated[bool, typer.Option("--json")
 
 
 @app.command()
-def verify(dataset: Dataset, folder: Folder = FOLDER) -> None:
+def verify(dataset: Dataset, folder: Folder = FOLDER, quiet: Quiet = False) -> None:
     """Check the store, and that every profile of a dataset was written from train interactions only.
 
     Example: `python run_benchmark.py profiles verify ml-100k`
     """
     from profiles.commands import verify as run
 
-    run(dataset, folder)
+    run(dataset, folder, quiet)
 
 
 @app.command()
@@ -134,6 +135,7 @@ def export(
     dataset: Annotated[str | None, typer.Option(help="Only of this dataset.")] = None,
     model: Annotated[str | None, typer.Option(help="Only by this model.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Only with this prompt version.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Copy profile texts with their provenance out of the store.
 
@@ -141,12 +143,14 @@ def export(
     """
     from profiles.commands import export as run
 
-    run(out, folder, dataset, model, prompt)
+    run(out, folder, dataset, model, prompt, quiet)
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file written by `export`.")], folder: Folder = FOLDER
+    file: Annotated[Path, typer.Argument(help="A file written by `export`.")],
+    folder: Folder = FOLDER,
+    quiet: Quiet = False,
 ) -> None:
     """Copy exported profile texts into the store; what is there already stays.
 
@@ -154,7 +158,7 @@ def import_(
     """
     from profiles.commands import import_ as run
 
-    run(file, folder)
+    run(file, folder, quiet)
 
 
 @app.command("export-batch")
@@ -165,6 +169,7 @@ def export_batch(
     folder: Folder = FOLDER,
     changes: Changes = None,
     users: Users = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write the calls that are still to be answered as a batch file.
 
@@ -174,7 +179,7 @@ def export_batch(
     """
     from profiles.commands import export_batch as run
 
-    run(dataset, profile, out, folder, changes or (), users)
+    run(dataset, profile, out, folder, changes or (), users, quiet)
 
 
 @app.command("import-batch")
@@ -185,6 +190,7 @@ def import_batch(
     folder: Folder = FOLDER,
     changes: Changes = None,
     users: Users = None,
+    quiet: Quiet = False,
 ) -> None:
     """Take the answers of a batch into the store; checks ids and reports what is missing.
 
@@ -192,7 +198,7 @@ def import_batch(
     """
     from profiles.commands import import_batch as run
 
-    run(dataset, profile, file, folder, changes or (), users)
+    run(dataset, profile, file, folder, changes or (), users, quiet)
 
 
 @app.command()
@@ -205,6 +211,11 @@ def corrupt(
     strength: Annotated[float | None, typer.Option(help="noise: signal-to-noise ratio.")] = None,
     folder: Folder = FOLDER,
     changes: Changes = None,
+    users: Users = None,
+    score_only: Annotated[
+        bool, typer.Option("--score-only", help="Damage and audit the texts, encode nothing.")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Build embedding files of damaged profiles, one per rate, and show what became of one text.
 
@@ -213,7 +224,7 @@ def corrupt(
     """
     from profiles.commands_study import corrupt as run
 
-    run(dataset, profile, kind, rate, seed, strength, folder, changes or ())
+    run(dataset, profile, kind, rate, seed, strength, folder, changes or (), users, score_only, quiet)
 
 
 @app.command()

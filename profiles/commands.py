@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from profiles.console import bar, duration, out, said, table, wrote
+from profiles.console import bars, duration, out, read_only, said, table, wrote
 from profiles.history import LeakageGuard
 from profiles.job import STORE, Budget, ProfileJob, refuse_over_budget
 from profiles.plan import SCALES, Plan, plan_profiles
 from profiles.prices import PriceTable, load_prices, price_function
+from profiles.progress import Progress, tracked
 from profiles.store import Profile, Store
 from profiles.write import Outcome
 from recbole_kd.errors import LeakageError, StoreError
@@ -44,8 +45,8 @@ def build(
             histories = job.histories[:users]
             estimate = plan_profiles(job.author, histories, store, price_table)
             refuse_over_budget(estimate.usd, budget, free=spec.writer.backend in ("template", "local"))
-        with bar(f"profiles {spec.name}", quiet) as progress:
-            meter = Budget(budget, price, progress)
+        with bars(quiet) as begin:
+            meter = Budget(budget, price, begin(f"profiles {spec.name}"))
             outcome = write_texts(
                 spec,
                 job.split,
@@ -57,15 +58,15 @@ def build(
                 author=job.author,
                 price=meter.price,
                 shipped=not anew,
+                prepare=begin("prompts made"),
             )
     _report(outcome, folder / STORE)
     if outcome.failed:
         _stop(outcome)
     if users is None:
-        with bar("texts encoded", quiet) as progress:
-            path = build_teacher(
-                spec, job.split, job.texts, folder, domain=job.domain, encode_progress=progress
-            )
+        with bars(quiet) as begin:
+            tell = begin("texts encoded")
+            path = build_teacher(spec, job.split, job.texts, folder, domain=job.domain, encode_progress=tell)
         wrote(path)
 
 
@@ -91,7 +92,9 @@ def _stop(outcome: Outcome) -> None:
     )
 
 
-def encode(dataset: str, profile: str, folder: Path, changes: Sequence[str], to: Path | None) -> None:
+def encode(
+    dataset: str, profile: str, folder: Path, changes: Sequence[str], to: Path | None, quiet: bool
+) -> None:
     """Encode stored texts."""
     from profiles.build import build_teacher
 
@@ -103,10 +106,9 @@ def encode(dataset: str, profile: str, folder: Path, changes: Sequence[str], to:
             f"{folder / STORE}: {count.users - count.stored} of {count.users} users have no text by this "
             f"writer; run 'run_benchmark.py profiles build {dataset} {profile}' first"
         )
-    with bar("texts encoded") as progress:
-        path = build_teacher(
-            job.spec, job.split, job.texts, folder, domain=job.domain, encode_progress=progress
-        )
+    with bars(quiet) as begin:
+        tell = begin("texts encoded")
+        path = build_teacher(job.spec, job.split, job.texts, folder, domain=job.domain, encode_progress=tell)
     if to is not None:
         import os
         import shutil
@@ -148,6 +150,7 @@ def plan(
         out.print(
             f"{price}; {rate}; answers of likely length{upper}. Larger rows: users like these, none stored."
         )
+    read_only(folder / STORE)
 
 
 def _here(found: Plan) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def _scale_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def show(user: str, folder: Path, dataset: str | None) -> None:
     """Print a user's profiles."""
-    where = {"user": user} | ({"dataset": dataset} if dataset else {})
+    where: dict[str, Any] = {"user": user} | ({"dataset": dataset} if dataset else {})
     with Store(folder / STORE) as store:
         found = store.profiles(**where)
     if not found:
@@ -187,6 +190,7 @@ def show(user: str, folder: Path, dataset: str | None) -> None:
             f"{p.prompt_tokens} + {p.completion_tokens} tokens, {p.seconds:.1f} s, ended by {p.finish_reason}"
         )
         out.print(p.text, markup=False)
+    read_only(folder / STORE)
 
 
 def stats(folder: Path, as_json: bool) -> None:
@@ -197,16 +201,18 @@ def stats(folder: Path, as_json: bool) -> None:
         out.print(json.dumps(rows))
         return
     table(rows, f"{folder / STORE}")
+    read_only(folder / STORE)
 
 
-def verify(dataset: str, folder: Path) -> None:
+def verify(dataset: str, folder: Path, quiet: bool) -> None:
     """Check soundness and leakage."""
     job = ProfileJob.of(dataset, "template", folder)
     guard = LeakageGuard(job.split)
-    with Store(folder / STORE) as store:
+    with Store(folder / STORE) as store, bars(quiet) as begin:
         problems = store.check()
-        found = store.profiles(dataset=job.split.dataset.name)
-    problems += [problem for p in found if (problem := _leak(guard, p))]
+        found = store.profiles(dataset=job.split.dataset.name, progress=begin("profiles read"))
+        checked = tracked(found, begin("histories checked"), len(found))
+        problems += [problem for p in checked if (problem := _leak(guard, p))]
     for problem in problems[:20]:
         out.print(problem, markup=False)
     if problems:
@@ -217,6 +223,7 @@ def verify(dataset: str, folder: Path) -> None:
     out.print(
         f"{folder / STORE}: {len(found)} profiles of {dataset} are sound and saw train interactions only"
     )
+    read_only(folder / STORE)
 
 
 def _leak(guard: LeakageGuard, p: Profile) -> str:
@@ -231,25 +238,29 @@ def _leak(guard: LeakageGuard, p: Profile) -> str:
     return ""
 
 
-def export(to: Path, folder: Path, dataset: str | None, model: str | None, prompt: str | None) -> None:
+def export(
+    to: Path, folder: Path, dataset: str | None, model: str | None, prompt: str | None, quiet: bool
+) -> None:
     """Write profiles to parquet."""
     from profiles.transfer import export_profiles
 
     given = {"dataset": dataset, "model": model, "prompt": prompt}
-    with Store(folder / STORE) as store:
-        found = store.profiles(**{name: value for name, value in given.items() if value})
-    number = export_profiles(found, to, {})
+    where: dict[str, Any] = {name: value for name, value in given.items() if value}
+    with Store(folder / STORE) as store, bars(quiet) as begin:
+        found = store.profiles(progress=begin("profiles read"), **where)
+        number = export_profiles(found, to, {}, begin("profiles written"))
     out.print(f"{number} profiles")
     wrote(to)
 
 
-def import_(file: Path, folder: Path) -> None:
+def import_(file: Path, folder: Path, quiet: bool) -> None:
     """Read profiles from parquet."""
     from profiles.transfer import import_profiles, read_profiles
 
-    profiles, _ = read_profiles(file)
-    with Store(folder / STORE) as store:
-        new = import_profiles(store, profiles)
+    with bars(quiet) as begin:
+        profiles, _ = read_profiles(file, begin("profiles read"))
+        with Store(folder / STORE) as store:
+            new = import_profiles(store, profiles, begin("rows stored"))
     out.print(f"{len(profiles)} profiles read, {new} new")
     wrote(folder / STORE)
 
@@ -258,34 +269,55 @@ def _batch_job(dataset: str, profile: str, folder: Path, changes: Sequence[str])
     return ProfileJob.of(dataset, profile, folder, [*changes, "writer.backend=batch-file"])
 
 
-def _pending(job: ProfileJob, store: Store, users: int | None) -> tuple[Outcome, list[Any]]:
+def _pending(
+    job: ProfileJob, store: Store, users: int | None, progress: Progress | None
+) -> tuple[Outcome, list[Any]]:
     from profiles.build import write_texts
 
     backend: Any = job.author.backend
     backend.pending = []
     outcome = write_texts(
-        job.spec, job.split, job.texts, store, domain=job.domain, users=users, author=job.author
+        job.spec,
+        job.split,
+        job.texts,
+        store,
+        domain=job.domain,
+        users=users,
+        author=job.author,
+        prepare=progress,
     )
     return outcome, backend.pending
 
 
 def export_batch(
-    dataset: str, profile: str, to: Path, folder: Path, changes: Sequence[str], users: int | None
+    dataset: str,
+    profile: str,
+    to: Path,
+    folder: Path,
+    changes: Sequence[str],
+    users: int | None,
+    quiet: bool,
 ) -> None:
     """Write open calls as JSONL."""
     from profiles.llm.batch_file import write_batch_file
 
     job = _batch_job(dataset, profile, folder, changes)
-    with job.store() as store:
-        outcome, pending = _pending(job, store, users)
-    backend: Any = job.author.backend
-    number = write_batch_file(to, pending, backend)
+    with job.store() as store, bars(quiet) as begin:
+        outcome, pending = _pending(job, store, users, begin("prompts made"))
+        backend: Any = job.author.backend
+        number = write_batch_file(to, pending, backend, begin("calls written"))
     out.print(f"{number} calls to answer; {len(outcome.profiles)} profiles are complete")
     wrote(to)
 
 
 def import_batch(
-    dataset: str, profile: str, file: Path, folder: Path, changes: Sequence[str], users: int | None
+    dataset: str,
+    profile: str,
+    file: Path,
+    folder: Path,
+    changes: Sequence[str],
+    users: int | None,
+    quiet: bool,
 ) -> None:
     """Take answers over."""
     from profiles.llm.batch_file import read_batch_file
@@ -293,11 +325,12 @@ def import_batch(
 
     job = _batch_job(dataset, profile, folder, changes)
     price = price_function(job.author.backend.model, batch=True)
-    with job.store() as store:
-        _, pending = _pending(job, store, users)
-        answers = read_batch_file(file, pending)
-        unusable = accept_replies(job.author, store, pending, answers.replies, price)
-        outcome, left = _pending(job, store, users)
+    with job.store() as store, bars(quiet) as begin:
+        _, pending = _pending(job, store, users, begin("prompts made"))
+        answers = read_batch_file(file, pending, begin("lines read"))
+        taken = begin("answers taken")
+        unusable = accept_replies(job.author, store, pending, answers.replies, price, taken)
+        outcome, left = _pending(job, store, users, begin("profiles completed"))
     failed = answers.failed | unusable
     out.print(
         f"{len(answers.replies) - len(unusable)} answers taken, {len(failed)} unusable, "

@@ -9,13 +9,15 @@ from typing import Any
 
 from profiles.audit import Auditor, summarise
 from profiles.audit import audit as score
-from profiles.console import bar, out, table, wrote
+from profiles.console import bars, out, table, wrote
 from profiles.history import train_histories
 from profiles.job import STORE, ProfileJob
+from profiles.progress import Progress
 from profiles.spec import CorruptionSpec, RefreshSpec
 from profiles.store import Profile, Store
 from profiles.write import Author
 from profiles.yamlfile import validated
+from recbole_kd.errors import SpecError
 
 
 def corrupt(
@@ -27,34 +29,63 @@ def corrupt(
     strength: float | None,
     folder: Path,
     changes: Sequence[str],
+    users: int | None,
+    score_only: bool,
+    quiet: bool,
 ) -> None:
-    """Build one embedding file per rate and show one text at every rate."""
+    """Build one embedding file per rate, unless only scores are asked for; show one text at every rate."""
     from profiles.build import build_teacher, write_texts
     from profiles.corrupt import CORRUPTIONS, corrupt_texts
 
     job = ProfileJob.of(dataset, profile, folder, changes)
     level = CORRUPTIONS[kind].level
-    with Store(folder / STORE) as store, bar(f"profiles {profile}") as progress:
+    if not score_only and users is not None:
+        raise SpecError("--users: an embedding file holds all users; add --score-only, or leave --users out")
+    if score_only and level != "text":
+        raise SpecError(f"--score-only: {kind} damages vectors, there is no text to score; leave it out")
+    with Store(folder / STORE) as store, bars(quiet) as begin:
         outcome = write_texts(
-            job.spec, job.split, job.texts, store, domain=job.domain, progress=progress, author=job.author
+            job.spec,
+            job.split,
+            job.texts,
+            store,
+            domain=job.domain,
+            progress=begin(f"profiles {profile}"),
+            users=users,
+            author=job.author,
+            prepare=begin("prompts made"),
         )
     auditor = _auditor(job.author, job)
     rows: list[dict[str, Any]] = []
+    paths: list[Path] = []
     for rate in sorted(set(rates)):
         given = {"kind": kind, "rate": rate, "seed": seed, "strength": strength}
         damage = validated(CorruptionSpec, given, "corruption")
         spec = job.spec.model_copy(update={"corruption": (*job.spec.corruption, damage)})
-        texts = corrupt_texts(spec, job.split, outcome.profiles, job.texts, job.domain)
-        if level == "text":
-            means = score(auditor, outcome.profiles, texts)[["precision", "coverage", "grounding"]].mean()
-            changed = sum(a != b.text for a, b in zip(texts, outcome.profiles, strict=True)) / len(texts)
-            rows.append(
-                {"rate": rate, "texts_changed": changed} | {str(k): float(v) for k, v in means.items()}
+        with bars(quiet) as begin:
+            if level == "text":
+                damaged = begin(f"rate {rate:g}: texts damaged")
+                texts = corrupt_texts(spec, job.split, outcome.profiles, job.texts, job.domain, damaged)
+                rows.append(_dose(auditor, outcome.profiles, texts, rate, begin(f"rate {rate:g}: audited")))
+                out.print(f"user {outcome.profiles[0].user}, rate {rate:g}: {texts[0]}", markup=False)
+            if score_only:
+                continue
+            told = begin(f"rate {rate:g}: encoded")
+            paths.append(
+                build_teacher(spec, job.split, job.texts, folder, domain=job.domain, encode_progress=told)
             )
-            out.print(f"user {outcome.profiles[0].user}, rate {rate:g}: {texts[0]}", markup=False)
-        wrote(build_teacher(spec, job.split, job.texts, folder, domain=job.domain))
     if rows:
         table(rows)
+    for path in paths or [folder / STORE]:
+        wrote(path)
+
+
+def _dose(
+    auditor: Auditor, profiles: Sequence[Profile], texts: Sequence[str], rate: float, told: Progress | None
+) -> dict[str, Any]:
+    means = score(auditor, profiles, texts, told)[["precision", "coverage", "grounding"]].mean()
+    changed = sum(a != b.text for a, b in zip(texts, profiles, strict=True)) / len(texts)
+    return {"rate": rate, "texts_changed": changed} | {str(k): float(v) for k, v in means.items()}
 
 
 def audit(
@@ -74,22 +105,25 @@ def audit(
     parts, auditor = [], None
     for name in names:
         job = ProfileJob.of(dataset, name, folder, changes)
-        with Store(folder / STORE) as store, bar(f"profiles {name}", quiet) as progress:
+        with Store(folder / STORE) as store, bars(quiet) as begin:
             outcome = write_texts(
                 job.spec,
                 job.split,
                 job.texts,
                 store,
                 domain=job.domain,
-                progress=progress,
+                progress=begin(f"profiles {name}"),
                 users=users,
                 author=job.author,
+                prepare=begin("prompts made"),
             )
         if outcome.failed:
             out.print(f"{name}: {len(outcome.failed)} users without a profile are left out")
         # Judged by the whole train part, also where the writer saw less of it.
         auditor = auditor or _auditor(job.author, job)
-        parts.append(score(auditor, outcome.profiles).assign(teacher=name))
+        with bars(quiet) as begin:
+            told = begin(f"profiles {name} audited")
+            parts.append(score(auditor, outcome.profiles, progress=told).assign(teacher=name))
     scores = pd.concat(parts, ignore_index=True)
     to = to or folder / f"audit-{dataset}-{'-'.join(names)}.parquet"
     _write_frame(scores, to)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from profiles.write import Progress
+from profiles.progress import Progress
 
 out = Console(highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def bar(title: str, quiet: bool = False) -> Iterator[Progress | None]:
-    """Draw a progress bar with time left, on stderr; yields ``progress(done, total)``."""
-    if quiet:
-        yield None
+def bars(quiet: bool = False) -> Iterator[Callable[[str], Progress | None]]:
+    """Draw progress bars with time left, on stderr; nothing when ``quiet`` or where it is no terminal.
+
+    Yields ``begin(title)``, which returns ``progress(done, total)`` or None; a bar appears when its
+    loop first tells something, and stays.
+    """
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda title: None
         return
     from rich.progress import (
         BarColumn,
@@ -30,11 +35,20 @@ def bar(title: str, quiet: bool = False) -> Iterator[Progress | None]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with RichProgress(
-        *columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)
-    ) as shown:
-        task = shown.add_task(title, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    with RichProgress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as shown:
+
+        def begin(title: str) -> Progress:
+            # Made at the first call: a loop that never runs has no bar.
+            tasks: list[Any] = []
+
+            def progress(done: int, total: int) -> None:
+                if not tasks:
+                    tasks.append(shown.add_task(title, total=total))
+                shown.update(tasks[0], completed=done, total=total)
+
+            return progress
+
+        yield begin
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
@@ -75,3 +89,8 @@ def duration(seconds: float | None) -> str:
 def wrote(path: object) -> None:
     """Say where output went."""
     out.print(f"wrote {path}")
+
+
+def read_only(store: object) -> None:
+    """Say that a command only looked things up."""
+    out.print(f"read {store}; no output file")

@@ -8,10 +8,10 @@ from typing import Any
 
 from profiles.corrupt import corrupt_rows, corrupt_texts
 from profiles.encode import encode_texts, encoder_identity
+from profiles.progress import Progress
 from profiles.reduce import reduce_vectors
 from profiles.spec import TeacherSpec
 from profiles.store import Profile
-from profiles.write import Progress
 from recbole_kd.data.profile_table import ProfileRows, read_embedding_file
 from recbole_kd.data.types import Split
 

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from profiles.history import UserHistory
+from profiles.progress import Progress
 from profiles.spec import TeacherSpec, load_teacher_spec
 from profiles.store import Store
-from profiles.write import Author, Price, Progress
+from profiles.write import Author, Price
 from profiles.yamlfile import merge
 from recbole_kd.data.types import Split
 from recbole_kd.errors import SpecError, StoreError

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from profiles.progress import Progress, tracked
 from recbole_kd.errors import StoreError
 
 FORMAT = 1
@@ -167,16 +168,16 @@ class Store:
                 found[message] = Call(*row)
         return found
 
-    def add_calls(self, writer: Writer, calls: Sequence[Call]) -> None:
+    def add_calls(self, writer: Writer, calls: Iterable[Call]) -> None:
         """Keep answers, all or none; a call that is already there stays as it is."""
         who = (writer.model, writer.revision, writer.decoding)
-        rows = [(*who, *astuple(call), time.time()) for call in calls]
+        rows = ((*who, *astuple(call), time.time()) for call in calls)
         with self._transaction() as db:
             db.executemany(f"INSERT INTO calls VALUES ({_marks(11)}) ON CONFLICT DO NOTHING", rows)  # noqa: S608 - marks only
 
     def add_profiles(self, profiles: Iterable[Profile]) -> int:
         """Keep profiles, all or none; return how many were new."""
-        rows = [astuple(profile) for profile in profiles]
+        rows = (astuple(profile) for profile in profiles)
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
@@ -185,16 +186,20 @@ class Store:
             )
             return db.total_changes - before
 
-    def profiles(self, **where: Any) -> list[Profile]:
-        """Profiles whose columns equal ``where``, by user and profile."""
+    def profiles(self, *, progress: Progress | None = None, **where: Any) -> list[Profile]:
+        """Profiles whose columns equal ``where``, by user and profile; ``progress(done, total)`` in rows."""
         unknown = set(where) - set(PROFILE_COLUMNS)
         if unknown:
             raise StoreError(f"unknown column {sorted(unknown)[0]}; use one of {', '.join(PROFILE_COLUMNS)}")
         clause = " AND ".join(f"{name} = ?" for name in where) or "1"
         columns = ", ".join(PROFILE_COLUMNS)
         query = f"SELECT {columns} FROM profiles WHERE {clause} ORDER BY dataset, user, profile"  # noqa: S608
-        rows = self._db.execute(query, tuple(where.values()))
-        return [Profile(*row) for row in rows]
+        values = tuple(where.values())
+        total = 0
+        if progress:
+            count = f"SELECT COUNT(*) FROM profiles WHERE {clause}"  # noqa: S608
+            total = int(self._db.execute(count, values).fetchone()[0])
+        return [Profile(*row) for row in tracked(self._db.execute(query, values), progress, total)]
 
     def summary(self) -> list[dict[str, Any]]:
         """One line per dataset and writer: users, profiles, tokens, seconds, price."""

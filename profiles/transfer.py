@@ -9,16 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from profiles.progress import Progress, tracked
 from profiles.store import PROFILE_COLUMNS, Call, Profile, Store, Writer
 from recbole_kd.errors import StoreError
 
 MANIFEST_KEY = b"recbole_kd_profiles"
 FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
+ROWS = 65_536
 
 
-def export_profiles(profiles: Sequence[Profile], path: Path, manifest: Mapping[str, Any]) -> int:
+def export_profiles(
+    profiles: Sequence[Profile], path: Path, manifest: Mapping[str, Any], progress: Progress | None = None
+) -> int:
     """Write profile texts to parquet, whole or not at all; return their number.
+
+    ``progress(done, total)`` is told in profiles.
 
     Raises
     ------
@@ -41,7 +47,11 @@ def export_profiles(profiles: Sequence[Profile], path: Path, manifest: Mapping[s
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        pq.write_table(table, temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+            for start in range(0, len(profiles), ROWS):
+                writer.write_table(table.slice(start, ROWS))
+                if progress:
+                    progress(min(start + ROWS, len(profiles)), len(profiles))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -50,8 +60,8 @@ def export_profiles(profiles: Sequence[Profile], path: Path, manifest: Mapping[s
     return len(profiles)
 
 
-def read_profiles(path: Path) -> tuple[list[Profile], dict[str, Any]]:
-    """Read exported profiles and their manifest.
+def read_profiles(path: Path, progress: Progress | None = None) -> tuple[list[Profile], dict[str, Any]]:
+    """Read exported profiles and their manifest; ``progress(done, total)`` in profiles.
 
     Raises
     ------
@@ -68,7 +78,9 @@ def read_profiles(path: Path) -> tuple[list[Profile], dict[str, Any]]:
     try:
         table = pq.read_table(path)
         manifest = json.loads((table.schema.metadata or {})[MANIFEST_KEY])
-        profiles = [Profile(**row) for row in table.select(PROFILE_COLUMNS).to_pylist()]
+        parts = table.select(PROFILE_COLUMNS).to_batches(max_chunksize=ROWS)
+        rows = (row for part in parts for row in part.to_pylist())
+        profiles = [Profile(**row) for row in tracked(rows, progress, len(table))]
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise StoreError(
             f"{path}: not a file of exported profiles ({str(error).splitlines()[0][:120]})"
@@ -76,8 +88,10 @@ def read_profiles(path: Path) -> tuple[list[Profile], dict[str, Any]]:
     return profiles, manifest
 
 
-def import_profiles(store: Store, profiles: Sequence[Profile]) -> int:
+def import_profiles(store: Store, profiles: Sequence[Profile], progress: Progress | None = None) -> int:
     """Put profiles into a store; return how many were new.
+
+    ``progress(done, total)`` is told in rows: calls first, then profiles.
 
     A profile made by one call also answers that call, so that a build over the same histories
     finds it and loads no model.
@@ -91,9 +105,12 @@ def import_profiles(store: Store, profiles: Sequence[Profile]) -> int:
                     p.input, p.text, p.prompt_tokens, p.completion_tokens, p.seconds, p.price, p.finish_reason
                 )
             )
+    done = 0
+    total = len(profiles) + sum(map(len, by_writer.values()))
     for writer, calls in by_writer.items():
-        store.add_calls(writer, calls)
-    return store.add_profiles(profiles)
+        store.add_calls(writer, tracked(calls, progress, total, done))
+        done += len(calls)
+    return store.add_profiles(tracked(profiles, progress, total, done))
 
 
 def import_shipped(store: Store, dataset: str, writer: Writer) -> int:

@@ -11,6 +11,7 @@ from profiles.history import UserHistory
 from profiles.items import Catalogue
 from profiles.llm import BACKENDS, Backend, Reply, Request
 from profiles.parse import UnusableAnswerError, parse_answer
+from profiles.progress import Progress, tracked
 from profiles.prompts import Prompt, domain_for, load_domain, load_prompt
 from profiles.prompts.kind import Message
 from profiles.spec import WriterSpec
@@ -18,7 +19,6 @@ from profiles.store import Call, Profile, Store, Writer
 from profiles.strategies import STRATEGIES, Conversation, Job
 from recbole_kd.strict import digest
 
-Progress = Callable[[int, int], None]
 Price = Callable[[int, int], float | None]
 
 
@@ -152,6 +152,7 @@ def write_profiles(
     dataset: str,
     progress: Progress | None = None,
     price: Price = lambda prompt, completion: None,
+    prepare: Progress | None = None,
 ) -> Outcome:
     """Write the profiles of ``histories``; what the store has is not asked again.
 
@@ -161,11 +162,13 @@ def write_profiles(
         ``progress(done, total)`` in users, after every batch.
     price : callable
         ``price(prompt_tokens, completion_tokens)`` in US dollars.
+    prepare : callable, optional
+        ``prepare(done, total)`` in users while the first prompts are made.
     """
     outcome = Outcome()
     strategy = STRATEGIES[author.spec.history.strategy]
     talks = []
-    for history in histories:
+    for history in tracked(histories, prepare, len(histories)):
         turns = strategy(author.job(history))
         first = next(turns)
         talks.append(_Talk(history, turns, first, tuple(m.digest for m in first), [[] for _ in first]))
@@ -245,11 +248,17 @@ def _accept(author: Author, message: Message, reply: Reply, price: Price) -> Cal
 
 
 def accept_replies(
-    author: Author, store: Store, requests: Sequence[Request], replies: Sequence[Reply], price: Price
+    author: Author,
+    store: Store,
+    requests: Sequence[Request],
+    replies: Sequence[Reply],
+    price: Price,
+    progress: Progress | None = None,
 ) -> dict[str, str]:
     """Store replies that came by another way (batch files); return those that are no use, and why."""
     messages = {request.key: request.message for request in requests}
-    accepted = {reply.key: _accept(author, messages[reply.key], reply, price) for reply in replies}
+    each = tracked(replies, progress, len(replies))
+    accepted = {reply.key: _accept(author, messages[reply.key], reply, price) for reply in each}
     store.add_calls(author.writer, [call for call in accepted.values() if isinstance(call, Call)])
     return {key: reason for key, reason in accepted.items() if isinstance(reason, str)}
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from profiles.corrupt.base import Corruption, Dice, TextContext
+from profiles.progress import Progress, tracked
 from profiles.registry import Registry
 
 if TYPE_CHECKING:
@@ -42,8 +43,12 @@ def corrupt_texts(
     profiles: Sequence[Profile],
     item_texts: Mapping[str, Mapping[str, str]],
     domain: str | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
-    """Texts of ``profiles`` after the text-level corruptions of ``spec``, in order."""
+    """Texts of ``profiles`` after the text-level corruptions of ``spec``, in order.
+
+    ``progress(done, total)`` is told in texts, once through for every corruption.
+    """
     texts = [p.text for p in profiles]
     chosen = [c for c in spec.corruption if c.rate > 0 and CORRUPTIONS[c.kind].level == "text"]
     if not chosen:
@@ -58,7 +63,7 @@ def corrupt_texts(
     lexicon = Lexicon(author.catalogue, (item for h in histories.values() for item in h.items), titles=False)
     owned = [frozenset(lexicon.of_items(histories[p.user].items)) for p in profiles]
     names = [f"{p.user}/{p.profile}" for p in profiles]
-    return apply_to_texts(chosen, texts, names, owned, lexicon, author.prompt.domain)
+    return apply_to_texts(chosen, texts, names, owned, lexicon, author.prompt.domain, progress)
 
 
 def apply_to_texts(
@@ -68,6 +73,7 @@ def apply_to_texts(
     owned: Sequence[frozenset[Attribute]],
     lexicon: Lexicon,
     domain: Domain,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Apply text-level corruptions one after another.
 
@@ -85,7 +91,8 @@ def apply_to_texts(
             continue
         before = tuple(current)
         current = []
-        for i, (text, name, own) in enumerate(zip(before, names, owned, strict=True)):
+        units = tracked(zip(before, names, owned, strict=True), progress, len(before))
+        for i, (text, name, own) in enumerate(units):
             dice = Dice(f"{spec.kind}:{spec.seed}:{name}")
             current.append(corruption.text(text, spec, dice, TextContext(own, lexicon, domain, before, i)))
     return current

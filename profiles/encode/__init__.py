@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.progress import Progress
 from profiles.registry import Registry
 from profiles.spec import EncoderSpec
 
-Progress = Callable[[int, int], None]
 Encoder = Callable[[Sequence[str], EncoderSpec, Progress | None], NDArray[np.float32]]
 
 ENCODERS: Registry[Encoder] = Registry(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.progress import Progress
 from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
 
-def encode(
-    texts: Sequence[str], spec: EncoderSpec, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.float32]:
+def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
     """Encode in batches of ``batch_size``, with the retries of the LLM back-end.
 
     Raises
@@ -28,4 +27,4 @@ def encode(
     if not spec.model or spec.api is None:
         raise SpecError("encoder: kind openai needs 'model' and the section 'api'")
     batches = [list(texts[i : i + spec.batch_size]) for i in range(0, len(texts), spec.batch_size)]
-    return np.asarray(embed(spec.api, spec.model, batches, spec.dimension), np.float32)
+    return np.asarray(embed(spec.api, spec.model, batches, spec.dimension, progress), np.float32)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.llm.sources import locate, quiet_loading
+from profiles.progress import Progress
 from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
 
-def encode(
-    texts: Sequence[str], spec: EncoderSpec, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.float32]:
+def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
     """Encode with ``AutoModel`` and pool the last hidden states.
 
     Raises

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.encode.hf import pick_device
 from profiles.llm.sources import locate, quiet_loading
+from profiles.progress import Progress
 from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
+# Batches between two signs of progress; the library itself tells nothing that we could draw.
+BLOCK = 8
 
-def encode(
-    texts: Sequence[str], spec: EncoderSpec, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.float32]:
+
+def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
     """Encode with ``SentenceTransformer``; ``max_tokens`` overrides the model's own limit.
 
     Raises
@@ -44,7 +46,14 @@ def encode(
         ) from error
     if spec.max_tokens:
         model.max_seq_length = spec.max_tokens
-    vectors = model.encode(
-        list(texts), batch_size=spec.batch_size, show_progress_bar=False, convert_to_tensor=True
-    )
-    return np.asarray(vectors.float().cpu().numpy(), np.float32)
+    parts = []
+    block = spec.batch_size * BLOCK
+    for start in range(0, len(texts), block):
+        part = list(texts[start : start + block])
+        vectors = model.encode(
+            part, batch_size=spec.batch_size, show_progress_bar=False, convert_to_tensor=True
+        )
+        parts.append(vectors.float().cpu().numpy())
+        if progress:
+            progress(start + len(part), len(texts))
+    return np.concatenate(parts).astype(np.float32)

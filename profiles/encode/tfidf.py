@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.progress import Progress
 from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
 
-def encode(
-    texts: Sequence[str], spec: EncoderSpec, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.float32]:
+def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
     """Encode by word uni- and bigrams; fitted on the given texts.
 
     Raises
@@ -33,4 +32,7 @@ def encode(
             f"encoder.dimension: {spec.dimension}, but these texts have rank {most} at most; lower it"
         )
     svd = TruncatedSVD(spec.dimension, random_state=spec.seed)
-    return np.asarray(svd.fit_transform(weights), np.float32)
+    vectors = np.asarray(svd.fit_transform(weights), np.float32)
+    if progress:
+        progress(len(texts), len(texts))
+    return vectors

@@ -16,6 +16,7 @@ from typing import Any
 from profiles.llm.base import Reply, Request
 from profiles.llm.endpoint import body
 from profiles.llm.openai_api import OpenAIBackend
+from profiles.progress import Progress, tracked
 from recbole_kd.errors import StoreError
 
 URL = "/v1/chat/completions"
@@ -62,7 +63,9 @@ class Answers:
     missing: list[str] = field(default_factory=list)
 
 
-def write_batch_file(path: Path, requests: Sequence[Request], backend: OpenAIBackend) -> int:
+def write_batch_file(
+    path: Path, requests: Sequence[Request], backend: OpenAIBackend, progress: Progress | None = None
+) -> int:
     """Write one line per call, whole or not at all; return the number of calls.
 
     Raises
@@ -76,7 +79,7 @@ def write_batch_file(path: Path, requests: Sequence[Request], backend: OpenAIBac
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            for request in requests:
+            for request in tracked(requests, progress, len(requests)):
                 content = body(request.message, backend.model, backend.decoding) | (
                     backend.api.extra_body or {}
                 )
@@ -90,7 +93,7 @@ def write_batch_file(path: Path, requests: Sequence[Request], backend: OpenAIBac
     return len(requests)
 
 
-def read_batch_file(path: Path, requests: Sequence[Request]) -> Answers:
+def read_batch_file(path: Path, requests: Sequence[Request], progress: Progress | None = None) -> Answers:
     """Read an answer file and match it with the calls that wait for an answer.
 
     Raises
@@ -105,7 +108,7 @@ def read_batch_file(path: Path, requests: Sequence[Request]) -> Answers:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); give the output file of the batch") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(tracked(lines, progress, len(lines)), 1):
         if not line.strip():
             continue
         try:

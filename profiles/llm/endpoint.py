@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from profiles.llm.base import Reply, Request
 from profiles.llm.limits import MinuteLimit
+from profiles.progress import Progress
 from profiles.prompts.kind import Message
 from profiles.spec import ApiSpec, Decoding
 from recbole_kd.errors import SpecError, StoreError
@@ -257,14 +258,28 @@ def answer_all(
 
 
 def embed(
-    spec: ApiSpec, model: str, batches: Sequence[list[str]], dimension: int | None
+    spec: ApiSpec,
+    model: str,
+    batches: Sequence[list[str]],
+    dimension: int | None,
+    progress: Progress | None = None,
 ) -> list[list[float]]:
-    """Embed batches of texts concurrently; vectors in order."""
+    """Embed batches of texts concurrently; vectors in order, ``progress(done, total)`` in texts."""
+    done, total = 0, sum(map(len, batches))
 
     async def everything() -> list[list[float]]:
         endpoint = Endpoint(spec)
+
+        async def one(batch: list[str]) -> list[list[float]]:
+            nonlocal done
+            vectors = await endpoint.embed(batch, model, dimension)
+            done += len(batch)
+            if progress:
+                progress(done, total)
+            return vectors
+
         try:
-            parts = await asyncio.gather(*(endpoint.embed(batch, model, dimension) for batch in batches))
+            parts = await asyncio.gather(*map(one, batches))
         finally:
             await endpoint.close()
         return [vector for part in parts for vector in part]

@@ -107,6 +107,98 @@ def test_build_show_stats_verify_export_import(dataset: str, tmp_path: Path) -> 
     assert ours["history_hash"].tolist() == theirs["history_hash"].tolist()
 
 
+def test_every_command_ends_by_saying_where_its_output_went(dataset: str, tmp_path: Path) -> None:
+    folder, texts = tmp_path / "out", tmp_path / "p.parquet"
+    calls, replies = tmp_path / "c.jsonl", tmp_path / "a.jsonl"
+    store = folder / "profiles.sqlite"
+    read_only = f"read {store}; no output file"
+    dose = ("--kind", "truncation", "--rate", "0.5")
+
+    def last(command: str, *arguments: object) -> str:
+        ran.append(command)
+        return run(command, *arguments, "--folder", folder).strip().splitlines()[-1]
+
+    ran: list[str] = []
+    assert re.fullmatch(rf"wrote {folder}/template-\w+\.parquet", last("build", dataset, "template", *TFIDF))
+    assert last("encode", dataset, "template", "--out", texts, *TFIDF) == f"wrote {texts}"
+    assert last("plan", dataset, "template") == read_only
+    assert last("show", "u7") == read_only
+    assert last("stats") == read_only
+    assert last("verify", dataset) == read_only
+    assert last("export", texts) == f"wrote {texts}"
+    assert last("import", texts) == f"wrote {store}"
+    assert last("export-batch", dataset, "openai", calls) == f"wrote {calls}"
+    from .test_plan import answers
+
+    answers(replies, [json.loads(line) for line in calls.read_text().splitlines()])
+    assert last("import-batch", dataset, "openai", replies) == f"wrote {store}"
+    assert re.fullmatch(
+        rf"wrote {folder}/template-truncation-\w+\.parquet",
+        last("corrupt", dataset, "template", *dose, *TFIDF),
+    )
+    assert last("corrupt", dataset, "template", *dose, "--score-only", "--users", 3) == f"wrote {store}"
+    assert last("audit", dataset, "template", "--out", texts) == f"wrote {texts}"
+    assert last("refresh", dataset, "template", "--policy", "never", "--out", texts) == f"wrote {texts}"
+    assert set(ran) == set(COMMANDS)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def drawn(*arguments: object) -> str:
+    """What a command draws on stderr, without colours."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stderr)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_long_loops_have_a_bar_with_time_left(dataset: str, tmp_path: Path) -> None:
+    folder, texts = ("--folder", tmp_path), tmp_path / "p.parquet"
+    dose = ("--kind", "boilerplate", "--rate", "0.5")
+    calls, replies = tmp_path / "c.jsonl", tmp_path / "a.jsonl"
+    expected: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
+        (
+            ("corrupt", dataset, "template", *dose, *TFIDF),
+            ("profiles template", "rate 0.5: texts damaged", "rate 0.5: audited", "rate 0.5: encoded"),
+        ),
+        (
+            ("audit", dataset, "template", "--out", tmp_path / "scores.parquet"),
+            ("prompts made", "profiles template", "profiles template audited"),
+        ),
+        (("encode", dataset, "template", *TFIDF), ("texts encoded",)),
+        (("verify", dataset), ("profiles read", "histories checked")),
+        (("export", texts), ("profiles read", "profiles written")),
+        (("import", texts), ("profiles read", "rows stored")),
+        (("export-batch", dataset, "openai", calls), ("prompts made", "calls written")),
+        (
+            ("import-batch", dataset, "openai", replies),
+            ("prompts made", "lines read", "answers taken", "profiles completed"),
+        ),
+    ]
+    from .test_plan import answers
+
+    for arguments, titles in expected:
+        if arguments[0] == "import-batch":
+            answers(replies, [json.loads(line) for line in calls.read_text().splitlines()])
+        shown = drawn(*arguments, *folder)
+        for title in titles:
+            # A finished loop: all of its units, time taken, time left.
+            assert re.search(rf"{title} +\S+ (8/8|16/16) +0:\d\d:\d\d left 0:00:00", shown), (title, shown)
+        if arguments[0] != "import-batch":  # its answers are taken once
+            assert drawn(*arguments, *folder, "--quiet") == ""
+
+
+def test_no_bar_where_stderr_is_no_terminal(dataset: str, tmp_path: Path) -> None:
+    assert drawn("audit", dataset, "template", "--folder", tmp_path) == ""
+
+
 def test_verify_finds_a_profile_that_saw_the_validation_item(dataset: str, tmp_path: Path) -> None:
     run("build", dataset, "template", "--folder", tmp_path, *TFIDF)
     from dataclasses import replace
@@ -228,6 +320,8 @@ def test_batch_commands_and_study_commands(dataset: str, tmp_path: Path) -> None
         (("corrupt", "DATA", "template", "--kind", "swap", "--rate", "0.5"), "unknown corruption 'swap'"),
         (("corrupt", "DATA", "template", "--kind", "noise", "--rate", "7"), "corruption: rate"),
         (("import", "DATA"), "not a file of exported profiles"),
+        (("corrupt", "DATA", "template", "--kind", "truncation", "--rate", "1", "--users", "3"), "--users"),
+        (("corrupt", "DATA", "template", "--kind", "noise", "--rate", "1", "--score-only"), "--score-only"),
     ],
 )
 def test_mistakes_are_one_line_with_a_mend(

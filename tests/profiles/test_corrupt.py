@@ -123,11 +123,29 @@ def test_share_of_damaged_units_is_the_rate() -> None:
 @pytest.mark.parametrize("kind", TEXT_KINDS)
 def test_grounding_falls_with_the_dose(bench: Bench, kind: str) -> None:
     auditor = Auditor(bench.statistician, bench.histories)
-    scores = dose_response(auditor, bench.profiles(), {rate: bench.damaged(kind, rate) for rate in RATES})
-    grounding = scores["grounding"].to_numpy()
+    # Another user's sentence can be true of this one as well: one draw over eight users may rise.
+    seeds = range(20) if kind == "sentence-swap" else range(1)
+    by_seed = [
+        dose_response(auditor, bench.profiles(), {rate: bench.damaged(kind, rate, seed) for rate in RATES})
+        for seed in seeds
+    ]
+    grounding = np.mean([scores["grounding"] for scores in by_seed], axis=0)
     assert grounding[0] > grounding[-1] + 0.05
-    if kind in ("attribute-swap", "boilerplate", "invented-claims", "contradiction"):
-        assert (np.diff(grounding) <= 1e-12).all(), grounding
+    assert (np.diff(grounding) <= 1e-12).all(), grounding
+
+
+def test_truncation_never_raises_the_coverage_of_any_text(bench: Bench) -> None:
+    auditor = Auditor(bench.statistician, bench.histories)
+    steps = [
+        [
+            auditor.score(u, t).coverage
+            for u, t in zip(bench.names, bench.damaged("truncation", r), strict=True)
+        ]
+        for r in RATES
+    ]
+    for before, after in pairwise(steps):
+        assert (np.asarray(after) <= np.asarray(before)).all()
+    assert np.mean(steps[-1]) < np.mean(steps[0])
 
 
 def test_audit_by_hand(bench: Bench) -> None:
