@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 TABLES = ("main", "tests", "power", "history", "popularity", "new-users", "cost", "ablation")
 
+
+def _experiment(text: str) -> Path:
+    """Take a folder as it is; a bare name means the folder of that name in ``results``."""
+    path = Path(text)
+    named = Path("results") / path
+    return named if not path.exists() and named.is_dir() else path
+
+
 ExperimentArg = Annotated[
-    Path, typer.Argument(help="folder with experiment.json, such as results/quickstart")
+    Path,
+    typer.Argument(parser=_experiment, metavar="EXPERIMENT", help="results/quickstart, or just its name"),
 ]
 MaskedOpt = Annotated[bool, typer.Option("--masked", help="rank without the items of the user's own history")]
 BaselineOpt = Annotated[str | None, typer.Option(help="variant to compare with [default: the experiment's]")]
@@ -62,7 +71,12 @@ def report(experiment: ExperimentArg, masked: MaskedOpt = False) -> None:
 
 def compare(
     paths: Annotated[
-        list[Path], typer.Argument(help="one experiment, or run directories (the first is the baseline)")
+        list[Path],
+        typer.Argument(
+            parser=_experiment,
+            metavar="PATHS...",
+            help="one experiment, or run directories (the first is the baseline)",
+        ),
     ],
     baseline: BaselineOpt = None,
     metric: Annotated[list[str] | None, typer.Option(help="repeatable [default: the experiment's]")] = None,

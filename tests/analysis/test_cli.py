@@ -124,3 +124,13 @@ def test_report_and_figures(app: typer.Typer, tmp_path: Path) -> None:
     CliRunner().invoke(app, ["figures", str(directory)], catch_exceptions=False)
     names = {p.name for p in (directory / "figures").iterdir()}
     assert {"gains.pdf", "gains.png", "gain-by-history.png", "training-toy-SASRec.pdf", "cost.pdf"} <= names
+
+
+def test_a_bare_name_means_the_folder_in_results(
+    app: typer.Typer, trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").symlink_to(trial.parent)
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(app, ["compare", trial.name, "--format", "csv"], catch_exceptions=False)
+    assert outcome.exit_code == 0
+    assert "kd-shuffled" in outcome.stdout
