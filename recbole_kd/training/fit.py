@@ -203,6 +203,11 @@ class _Run:
         )
 
     def train_epoch(self, *, distil: bool) -> dict[str, float]:
+        # A RecBole baseline trained before in this process may have left anomaly detection on.
+        with torch.autograd.set_detect_anomaly(False):
+            return self._train_epoch(distil=distil)
+
+    def _train_epoch(self, *, distil: bool) -> dict[str, float]:
         model, clip = self._model, self._train.clip_grad_norm
         model.train()
         sums = torch.zeros(3, dtype=torch.float64)

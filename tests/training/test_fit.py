@@ -8,6 +8,7 @@ import torch
 
 from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.metrics import per_user
+from recbole_kd.models.sasrec import SASRecKD
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.fit import fit, mean_profile
 from tests.students import BACKBONES, MAX_LEN, distill_spec, student_spec, tiny_split
@@ -115,3 +116,16 @@ def test_several_profiles_are_averaged_over_those_that_exist():
     got, known = mean_profile(vectors, mask)
     assert got.tolist() == [[2.0, 3.0], [5.0, 6.0], [0.0, 0.0]]
     assert known.tolist() == [True, True, False]
+
+
+def test_anomaly_detection_left_on_by_others_is_off_while_training(split, monkeypatch):
+    seen = []
+    original = SASRecKD.total_loss
+    monkeypatch.setattr(
+        SASRecKD, "total_loss", lambda *a: seen.append(torch.is_anomaly_enabled()) or original(*a)
+    )
+    with torch.autograd.set_detect_anomaly(True):
+        _fit(split, student_spec("SASRec", epochs=1))
+        assert torch.is_anomaly_enabled()
+    assert seen
+    assert not any(seen)
