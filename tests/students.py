@@ -79,6 +79,7 @@ def distill_spec(**changes: Any) -> DistillSpec:
     """A valid DistillSpec with ``changes``."""
     values: dict[str, Any] = {
         "objective": "mse",
+        "objective_args": {},
         "alpha": 0.5,
         "scale_distil_loss": False,
         "distil_epochs": 2,

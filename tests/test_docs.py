@@ -46,7 +46,7 @@ def test_the_objective_of_contributing_is_one(repo_root: Path) -> None:
 
     huber = snippet(repo_root, "def huber")["huber"]
     student = torch.tensor([[0.5, 3.0], [9.0, 9.0]], requires_grad=True)
-    loss = huber(student, torch.zeros(2, 2), torch.tensor([True, False]))
+    loss = huber(student, torch.zeros(2, 2), torch.tensor([True, False]), delta=1.0)
     assert loss.item() == pytest.approx((0.5 * 0.25 + (3.0 - 0.5)) / 2)
     loss.backward()
     assert student.grad is not None

@@ -35,9 +35,13 @@ def _about(path: Path) -> str:
 
 
 def _objectives() -> Entries:
+    """Kind, what the file of its defaults says, and paper."""
     from recbole_kd.objectives.registry import OBJECTIVES
 
-    return [(name, (function.__doc__ or "").strip().split("\n")[0]) for name, function in OBJECTIVES.items()]
+    return [
+        (name, f"{o.kind}: {_about(properties.find('objective', name))} ({o.paper})")
+        for name, o in OBJECTIVES.items()
+    ]
 
 
 _KINDS: dict[str, Callable[[], Entries]] = {

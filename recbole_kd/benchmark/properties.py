@@ -56,7 +56,7 @@ def find(kind: str, name: str, asked_at: object = None) -> Path:
 
 
 def load(kind: str, name: str, asked_at: object = None, base: str | None = None) -> MarkedDict:
-    """Read ``properties/<kind>/<name>.yaml`` and lay it over the file that it ``extends``.
+    """Read ``properties/<kind>/<name>.yaml`` and lay it over the file (or files in turn) it ``extends``.
 
     Parameters
     ----------
@@ -77,6 +77,10 @@ def _load(
     if below is None:
         return data
     mark = whole.where("extends")
-    if not isinstance(below, str):
-        raise SpecError(f"{mark}: 'extends' must be the name of one {kind}")
-    return merge(_load(kind, below, mark, (*chain, name)), data)
+    listed = [below] if isinstance(below, str) else below
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise SpecError(f"{mark}: 'extends' must be the name of a {kind}, or a list of names")
+    whole = _load(kind, listed[0], mark, (*chain, name))
+    for one in listed[1:]:
+        whole = merge(whole, _load(kind, one, mark, (*chain, name)))
+    return merge(whole, data)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.benchmark import properties, rooms
+from recbole_kd.benchmark import objectives, properties, rooms
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
@@ -19,7 +19,14 @@ from recbole_kd.training.spec import StudentSpec
 
 DEFAULTS = "_defaults"
 _PARTS = ("hparams", "train", "distill")
-_KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+_KIND = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    MarkedDict: "a mapping",
+}
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,8 @@ def _student(
         )
     layers = [(o, m) for o, m in _overrides(data) if _applies(o["where"], dataset, backbone, variant.name)]
     layers.append((variant.data, variant.mark))
+    if distilled:
+        model = objectives.with_defaults(model, [layer for layer, _ in layers])
     for layer, _ in layers:
         for part in _PARTS:
             if part == "distill" and not distilled:
@@ -230,6 +239,8 @@ def _student(
             if isinstance(given, MarkedDict):
                 _check_part(part, given, model, f"{backbone} {part} key")
                 model = merge(model, _only(part, given))
+    if distilled:
+        model = objectives.checked(model)
     return validated(StudentSpec, model, f"{model['model']}")
 
 

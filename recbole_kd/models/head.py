@@ -72,7 +72,7 @@ class DistillationHead(nn.Module):
                 f"to {student_dim}."
             )
         self._spec = spec
-        self._objective = get_objective(spec.objective)
+        self._objective = get_objective(spec.objective).bind(spec.objective_args)
         self.register_buffer("vectors", prepare_target(vectors, mask, spec.target), persistent=False)
         self.register_buffer("known", mask, persistent=False)
         generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,8 @@
-"""Distillation objectives: pure functions ``(student [B, D], teacher [B, D], mask [B]) -> scalar``."""
+"""Distillation objectives: pure functions ``(student, teacher, weight) -> scalar``.
 
-from recbole_kd.objectives.registry import OBJECTIVES, get_objective
+Nothing here imports torch before an objective is used, so that experiments can be resolved quickly.
+"""
 
-__all__ = ["OBJECTIVES", "get_objective"]
+from recbole_kd.objectives.registry import OBJECTIVES, Objective, get_objective
+
+__all__ = ["OBJECTIVES", "Objective", "get_objective"]

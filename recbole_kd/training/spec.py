@@ -32,6 +32,7 @@ class DistillSpec(Strict):
     """
 
     objective: str
+    objective_args: dict[str, Any] = Field(description="parameters of the objective, all of them")
     alpha: float = Field(ge=0, le=1, description="share of the distillation loss in phase 1")
     scale_distil_loss: bool = Field(description="beta = stopgrad(L_rec / L_distil) instead of 1")
     distil_epochs: int = Field(ge=0, description="epochs of phase 1")

@@ -148,6 +148,23 @@ def test_a_slip_names_file_line_and_mend(write_experiment, changes, wrong, expec
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("distill", "wrong", "expected"),
+    [
+        ({"objective": "cosin"}, "cosin", "no objective 'cosin'; did you mean 'cosine'"),
+        ({"objective_args": {"temperature": 1}}, "temperature", "objective 'mse': unknown key 'temperature'"),
+        ({"objective_args": 3}, "objective_args", "'distill.objective_args' = 3 must be"),
+    ],
+)
+def test_a_slip_in_the_objective_names_file_line_and_mend(write_experiment, distill, wrong, expected):
+    kd = {"teacher": "template", "distill": distill}
+    path = write_experiment("wrong", {"variants": {"plain": {}, "kd": kd}})
+    with pytest.raises(SpecError) as error:
+        load_experiment(path)
+    assert str(error.value).startswith(f"{path}:{line_of(path, wrong)}: ")
+    assert expected in str(error.value)
+
+
 def test_a_slip_in_a_model_file_names_that_file(place, write_experiment):
     path = place / "properties" / "model" / "SASRec.yaml"
     path.write_text(
