@@ -102,6 +102,7 @@ def student_spec(name: str, distill: DistillSpec | None = None, **train: Any) ->
         "stopping_step": 10,
         "valid_metric": "NDCG@10",
         "clip_grad_norm": None,
+        "weight_average": 0.0,
         "eval_batch_size": 16,
         "softmax_precision": "float32",
     }

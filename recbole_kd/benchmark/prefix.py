@@ -135,6 +135,8 @@ def _settings(spec: StudentSpec, model: Any, seed: int) -> dict[str, Any]:
     from recbole.utils import InputType
 
     train = spec.train
+    if train.weight_average:
+        raise SpecError("train.weight_average: RecBole's own Trainer keeps no averaged weights; set it to 0")
     settings = {
         **spec.hparams,
         "seed": seed,

@@ -38,6 +38,11 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
         x = embed(self, batch.item_seq, batch.position, dropout)
         return encode(self, x, segment_mask(batch.segment, causal=False), dropout)
 
+    def target_states(self, batch: Batch, at: Tensor, dropout: ByteDropout | None) -> Tensor:
+        """Vectors at the masked positions, [T, E]; the last block is computed only there."""
+        x = embed(self, batch.item_seq, batch.position, dropout)
+        return self.final(encode_at(self, x, segment_mask(batch.segment, causal=False), at, dropout))
+
     def final(self, x: Tensor) -> Tensor:
         """Output network of BERT4Rec (eq. 7): linear, GELU, LayerNorm."""
         out: Tensor = self.output_ln(self.output_gelu(self.output_ffn(x)))
@@ -91,7 +96,8 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
         masked, at = self._with_mask(item_seq, item_seq_len)
         batch = padded_batch(masked, at + 1)
         x = embed(self, masked, batch.position, None)
-        return self.final(encode_at(self, x, segment_mask(batch.segment, causal=False), at))
+        mask = segment_mask(batch.segment, causal=False)
+        return self.final(encode_at(self, x, mask, batch.position == at[:, None], None))
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of one item per row, [B]."""

@@ -46,6 +46,10 @@ class DistillationMixin:
         """Map outputs of the last block [..., H] to vectors comparable with items [..., E]."""
         raise NotImplementedError
 
+    def target_states(self, batch: Batch, at: Tensor, dropout: ByteDropout | None) -> Tensor:
+        """Vectors comparable with items at the positions where ``at`` [B, L] is True, [T, E]."""
+        return self.final(self.encode(batch, dropout)[-1][at])
+
     def prepare(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Choose inputs and targets of a training step (masked-item models hide items here)."""
         return batch
@@ -130,12 +134,13 @@ class DistillationMixin:
             None if ``distil`` is False or there is no head.
         """
         batch = self.prepare(batch, rng)
-        layers = self.encode(batch, dropout)
         carries = batch.target > 0
-        items, bias = self.item_table()
-        state, target = self.final(layers[-1][carries]), batch.target[carries]
+        distil = distil and self.distil_head is not None and self.distil_alpha > 0
+        layers = self.encode(batch, dropout) if distil else []
+        state = self.final(layers[-1][carries]) if distil else self.target_states(batch, carries, dropout)
+        (items, bias), target = self.item_table(), batch.target[carries]
         loss_rec = catalogue_cross_entropy(state, items, target, bias, dtype=self.softmax_dtype)
-        if not distil or self.distil_head is None or self.distil_alpha == 0:
+        if not distil:
             return loss_rec, None
         return loss_rec, self.distil_loss(layers, batch.segment, batch.position, batch.length, batch.user)
 

@@ -37,4 +37,5 @@ class SASRecKD(DistillationMixin, PrefixLossMixin, SASRec):
         """Output at the last item, [B, E]."""
         batch = padded_batch(item_seq, item_seq_len)
         x = embed(self, item_seq, batch.position, None)
-        return encode_at(self, x, segment_mask(batch.segment, causal=True), item_seq_len - 1)
+        last = batch.position == item_seq_len[:, None] - 1
+        return encode_at(self, x, segment_mask(batch.segment, causal=True), last, None)

@@ -56,51 +56,66 @@ def encode(model: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None) -> 
     return outputs
 
 
-def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor) -> Tensor:
-    """Output of the last block at one position per row, in evaluation.
+def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDropout | None) -> Tensor:
+    """Output of the last block at chosen positions only.
 
-    The last block answers one query per row and feeds one vector forward, which saves two thirds of it.
+    The last block answers only these queries and feeds only them forward. Serving asks for one position per
+    row, a masked-item model trains on less than half of them; the rest of that block would be thrown away.
 
     Parameters
     ----------
-    x, mask : as in :func:`encode`
-    at : int64 [B]
+    model, x, mask, dropout : as in :func:`encode`
+    at : bool [B, L]
+        True at T positions.
 
     Returns
     -------
-    float [B, H]
+    float [T, H], in row-major order of ``at``
     """
     *below, top = model.trm_encoder.layer
     for layer in below:
-        x = _block(layer, x, mask, None, model)
-    row = torch.arange(len(x), device=x.device)
+        x = _block(layer, x, mask, dropout, model)
     attention: Any = top.multi_head_attention
     heads, size = attention.num_attention_heads, attention.attention_head_size
+    width = int(at.sum(1).max())
+    column = at.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
+    row = torch.arange(len(x), device=x.device)[:, None]
+    asked = at[row, column]  # rows with fewer positions than the fullest one are filled up
 
     def split(projected: Tensor) -> Tensor:
         return projected.view(len(x), -1, heads, size).transpose(1, 2)
 
-    queried = x[row, at][:, None]
-    query, key, value = split(attention.query(queried)), split(attention.key(x)), split(attention.value(x))
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[row, :, at][:, :, None])
-    y = attention.LayerNorm(attention.dense(context.transpose(1, 2).flatten(2)) + queried)
-    return _feed_forward(top.feed_forward, y, None, model)[:, 0]
+    query = split(attention.query(x[row, column]))
+    pair = F.linear(
+        x,
+        torch.cat([attention.key.weight, attention.value.weight]),
+        torch.cat([attention.key.bias, attention.value.bias]),
+    )
+    key, value = map(split, pair.chunk(2, -1))
+    seen = mask[row, 0, column][:, None]
+    context = _context(query, key, value, seen, dropout, model.attn_dropout_prob)
+    context = context.transpose(1, 2).flatten(2)[asked]
+    return _after_attention(top, context, x[at], dropout, model)
 
 
 def _block(layer: nn.Module, x: Tensor, mask: Tensor, dropout: ByteDropout | None, model: Any) -> Tensor:
-    attention: Any = layer.multi_head_attention
-    context = _attend(attention, x, mask, dropout, model.attn_dropout_prob)
-    y = attention.dense(context)
-    y = dropout.residual(y, x, model.hidden_dropout_prob) if dropout else y + x
-    return _feed_forward(layer.feed_forward, attention.LayerNorm(y), dropout, model)
+    context = _attend(layer.multi_head_attention, x, mask, dropout, model.attn_dropout_prob)
+    return _after_attention(layer, context, x, dropout, model)
 
 
-def _feed_forward(feed_forward: Any, y: Tensor, dropout: ByteDropout | None, model: Any) -> Tensor:
-    z = _ACTIVATIONS[model.hidden_act](feed_forward.dense_1(y))
-    z = feed_forward.dense_2(z)
-    z = dropout.residual(z, y, model.hidden_dropout_prob) if dropout else z + y
-    out: Tensor = feed_forward.LayerNorm(z)
+def _after_attention(
+    layer: Any, context: Tensor, x: Tensor, dropout: ByteDropout | None, model: Any
+) -> Tensor:
+    """Output projection and feed-forward network, each with dropout, residual and LayerNorm."""
+    attention, feed_forward = layer.multi_head_attention, layer.feed_forward
+    y = attention.LayerNorm(_residual(attention.dense(context), x, dropout, model))
+    z = feed_forward.dense_2(_ACTIVATIONS[model.hidden_act](feed_forward.dense_1(y)))
+    out: Tensor = feed_forward.LayerNorm(_residual(z, y, dropout, model))
     return out
+
+
+def _residual(x: Tensor, skip: Tensor, dropout: ByteDropout | None, model: Any) -> Tensor:
+    return dropout.residual(x, skip, model.hidden_dropout_prob) if dropout else x + skip
 
 
 def _attend(attention: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None, p: float) -> Tensor:
@@ -110,11 +125,16 @@ def _attend(attention: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None
     weight = torch.cat([m.weight for m in projections])
     bias = torch.cat([m.bias for m in projections])
     qkv = F.linear(x, weight, bias).view(b, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv[0], qkv[1], qkv[2]
-    if dropout is None or p <= 0:
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    else:
-        scores = (query @ key.transpose(-1, -2)) * (1.0 / math.sqrt(size))
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-        context = dropout(weights, p) @ value
+    context = _context(qkv[0], qkv[1], qkv[2], mask, dropout, p)
     return context.transpose(1, 2).reshape(b, length, h)
+
+
+def _context(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: ByteDropout | None, p: float
+) -> Tensor:
+    """Attention of queries [B, h, Q, d] over keys and values [B, h, L, d], [B, h, Q, d]."""
+    if dropout is None or p <= 0:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = (query @ key.transpose(-1, -2)) * (1.0 / math.sqrt(query.shape[-1]))
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    return dropout(weights, p) @ value

@@ -18,6 +18,7 @@ from recbole_kd.models.build import build_student
 from recbole_kd.models.cross_entropy import resolve_precision
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.ranking import rank_targets
+from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.early_stopping import EarlyStopping
 from recbole_kd.training.spec import StudentSpec
 
@@ -124,14 +125,15 @@ def fit(
             **run.train_epoch(distil=distil),
         }
         middle = time.perf_counter()
-        row |= run.validate()
+        with run.average.in_place():
+            row |= run.validate()
+            if stopping.update(epoch, row[f"valid_{spec.train.valid_metric.lower()}"]):
+                best = {k: v.detach().clone() for k, v in model.state_dict().items()}
         end = time.perf_counter()
         seconds["train"] += middle - begin
         seconds["valid"] += end - middle
         row |= {"seconds": end - begin}
         history.append(row)
-        if stopping.update(epoch, row[f"valid_{spec.train.valid_metric.lower()}"]):
-            best = {k: v.detach().clone() for k, v in model.state_dict().items()}
         if on_epoch:
             on_epoch(row)
         if stopping.stop:
@@ -184,7 +186,7 @@ def mean_profile(vectors: Any, mask: Any) -> tuple[Any, Any]:
 
 
 class _Run:
-    """Optimiser, random streams and data of one training."""
+    """Optimiser, averaged weights, random streams and data of one training."""
 
     def __init__(
         self, model: Any, split: Split, spec: StudentSpec, seed: int, device: str, max_len: int
@@ -201,6 +203,7 @@ class _Run:
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=spec.train.learning_rate, weight_decay=spec.train.weight_decay, fused=True
         )
+        self.average = WeightAverage(model, spec.train.weight_average)
 
     def train_epoch(self, *, distil: bool) -> dict[str, float]:
         # A RecBole baseline trained before in this process may have left anomaly detection on.
@@ -222,6 +225,7 @@ class _Run:
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             self._optimizer.step()
+            self.average.update()
             sums[0] += loss.detach()
             sums[1] += loss_rec.detach()
             sums[2] += 0.0 if loss_distil is None else loss_distil.detach()

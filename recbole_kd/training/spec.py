@@ -19,6 +19,9 @@ class TrainSpec(Strict):
     stopping_step: int = Field(ge=1, description="epochs without a better validation value")
     valid_metric: str
     clip_grad_norm: float | None
+    weight_average: float = Field(
+        ge=0, lt=1, description="decay per step of the averaged weights that are validated and kept; 0 = none"
+    )
     eval_batch_size: int = Field(ge=1)
     softmax_precision: Literal["auto", "float32", "bfloat16"] = Field(
         description="products of the catalogue softmax; auto = bfloat16 where the processor has it"

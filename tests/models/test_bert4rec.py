@@ -51,3 +51,22 @@ def test_every_train_item_is_hidden_sooner_or_later_and_every_piece_carries_a_lo
     assert 0.11 < seen[1] / 400 < 0.18
     last = 0.3 + 0.7 * (0.2 + 0.8**6)
     assert abs(seen[6] / 400 - last) < 0.08
+
+
+def test_the_last_block_at_masked_positions_is_the_last_block():
+    """Same states and same gradients as the whole block, of which the masked positions are then taken."""
+    model = student("BERT4Rec")
+    batches = SequenceBatches(
+        sequences([[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 5, 7, 9]]), MAX_LEN, 4, shift=False, packed=True
+    )
+    rng = np.random.default_rng(3)
+    for batch in batches.epoch(rng):
+        batch = model.prepare(batch, rng)
+        at = batch.target > 0
+        grads = []
+        for states in (model.target_states(batch, at, None), model.final(model.encode(batch, None)[-1][at])):
+            model.zero_grad()
+            (states * torch.arange(states.shape[1])).square().sum().backward()
+            grads.append((states.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+        torch.testing.assert_close(grads[0][0], grads[1][0])
+        torch.testing.assert_close(grads[0][1], grads[1][1], rtol=1e-4, atol=1e-5)
