@@ -112,6 +112,7 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
                 tables[name] = rooms.teacher_table(results, cell.spec, splits[key])
             file, table = tables[name]
             files, dimension = Artefacts(path, file, table.coverage), table.vectors.shape[-1]
+            _try_confidence(cell, splits[key], table, tried)
         student = digest([cell.spec.student.canonical(), dimension])
         if student not in tried:
             tried.add(student)
@@ -131,7 +132,25 @@ def _try_student(cell: PlannedCell, dimension: int | None) -> None:
         return
     model = build_student(spec.model, spec.hparams, n_items=4, max_len=8, seed=0)
     if spec.distill is not None and dimension is not None:
+        from recbole_kd.training.gradients import get_conflict
+        from recbole_kd.training.schedules import make_schedule
+
         model.attach_teacher(spec.distill, torch.eye(3, dimension), torch.ones(3, dtype=torch.bool), 0)
+        make_schedule(spec.distill, spec.train.epochs)
+        get_conflict(spec.distill.gradient_conflict)
+
+
+def _try_confidence(cell: PlannedCell, split: Split, table: ProfileTable, tried: set[str]) -> None:
+    """Read the confidences of a cell once for every file, column, split and teacher."""
+    from recbole_kd.data.confidence import load_confidence
+
+    distill = cell.spec.student.distill
+    if distill is None or distill.confidence is None:
+        return
+    name = digest([distill.confidence, distill.confidence_column, split.digest, table.digest])
+    if name not in tried:
+        tried.add(name)
+        load_confidence(distill.confidence, distill.confidence_column, split, table.mask)
 
 
 def build_in_child(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from recbole_kd.benchmark import objectives, properties, rooms
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
@@ -15,7 +15,7 @@ from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, Plann
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
 from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
-from recbole_kd.training.spec import StudentSpec
+from recbole_kd.training.spec import DistillSpec, StudentSpec
 
 DEFAULTS = "_defaults"
 _PARTS = ("hparams", "train", "distill")
@@ -129,6 +129,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
             model = defaults(backbone, variant.spec.distilled)
             students[variant.name] = _student(dataset_name, backbone, variant, data, model)
         teachers = {v.name: taught[v.name, dataset.domain] for v in chosen}
+        sources = {v.name: rooms.confidence_source(students[v.name], v.mark) for v in chosen}
         for seed, variant in itertools.product(spec.seeds, chosen):
             teacher = teachers[variant.name]
             cell = CellSpec(
@@ -136,7 +137,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
                 dataset_source=dataset_source,
                 student=students[variant.name],
                 teacher=None if teacher is None else teacher.canonical,
-                teacher_source=None if teacher is None else teacher.source,
+                teacher_source=None if teacher is None else teacher.source | sources[variant.name],
                 teacher_file=None if teacher is None else teacher.file,
                 seed=seed,
             )
@@ -272,10 +273,18 @@ def _check_part(part: str, given: MarkedDict, model: MarkedDict, what: str) -> N
             continue
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             continue
+        if part == "distill" and isinstance(value, list) and _takes_list(key):
+            continue
         kind = _KIND.get(type(default), type(default).__name__)
         raise SpecError(
             f"{given.where(key)}: '{part}.{key}' = {value!r} must be {kind} (default {default!r})"
         )
+
+
+def _takes_list(key: str) -> bool:
+    """Whether a key of ``distill`` takes one value or a list of them, as ``layer`` does."""
+    field = DistillSpec.model_fields.get(key)
+    return field is not None and any(get_origin(option) is list for option in get_args(field.annotation))
 
 
 def selected(cells: Iterable[PlannedCell], keep: Callable[[CellLabel], bool]) -> list[PlannedCell]:

@@ -22,7 +22,7 @@ from recbole_kd.benchmark.validate import validated
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import DataError, ProfileError, SpecError
 from recbole_kd.strict import Strict, digest
-from recbole_kd.training.spec import DistillSpec, TrainSpec
+from recbole_kd.training.spec import DistillSpec, StudentSpec, TrainSpec
 
 if TYPE_CHECKING:
     from profiles.spec import TeacherSpec
@@ -203,6 +203,25 @@ def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, Pr
         with wait_lock(results, "profiles"):
             path = _build_teacher(profiles_folder(results), cell, split)
     return path, load_profiles(path, split, trust_unverified=bool(cell.teacher.get("trust_unverified")))
+
+
+def confidence_source(student: StudentSpec, asked_at: object = None) -> dict[str, str]:
+    """SHA-256 of the file of confidences that a student weighs its users by, if it does.
+
+    Raises
+    ------
+    ProfileError
+        There is no such file.
+    """
+    if student.distill is None or student.distill.confidence is None:
+        return {}
+    path = Path(student.distill.confidence)
+    if not path.is_file():
+        raise ProfileError(
+            f"{asked_at}: distill.confidence: no file '{path}'; write it with 'run_benchmark.py profiles audit "
+            "DATASET PROFILE --out FILE'"
+        )
+    return {"confidence": digest_of(path)}
 
 
 def profiles_folder(results: Path) -> Path:

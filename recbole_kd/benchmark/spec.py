@@ -152,7 +152,11 @@ class CellSpec(Strict):
         if self.teacher is not None:
             teacher = {"spec": teacher_content(self.teacher), "source": self.teacher_source}
         content = {"dataset": dataset, "source": source, "teacher": teacher, "seed": self.seed}
-        return digest({"format": CELL_FORMAT, **content, "student": self.student.canonical()})
+        student = self.student.canonical()
+        if student["distill"] is not None:
+            # Its content stands in teacher_source.
+            student["distill"].pop("confidence")
+        return digest({"format": CELL_FORMAT, **content, "student": student})
 
 
 def teacher_content(teacher: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class Batch:
         User id of every piece.
     length : int64 [P]
         Items of every piece.
+    start : int64 [P]
+        Items of the user's train history before the piece.
+    history : int64 [P]
+        Items of the user's whole train history.
     single : bool
         True if no row holds two pieces (needed by recurrent backbones).
     """
@@ -50,6 +54,8 @@ class Batch:
     segment: Tensor
     user: Tensor
     length: Tensor
+    start: Tensor
+    history: Tensor
     single: bool
 
     def to(self, device: torch.device | str) -> Batch:
@@ -151,6 +157,7 @@ class SequenceBatches:
         keep = lengths > 0
         self._users = train.users[keep]
         self._lengths = lengths[keep]
+        self._history = train.lengths[keep]
         begin = train.offsets[:-1][keep]
         within = np.arange(int(self._lengths.sum())) - np.repeat(
             np.cumsum(self._lengths) - self._lengths, self._lengths
@@ -191,6 +198,7 @@ class SequenceBatches:
 
     def _batch(self, pieces: Pieces, chosen: IntArray, row: IntArray, column: IntArray) -> Batch:
         length = pieces.length[chosen]
+        origin = np.searchsorted(self._offsets, pieces.start[chosen], "right") - 1
         n_pieces = len(chosen)
         width = self._max_len if self._packed else int(length.max())
         row = row - row.min()
@@ -214,6 +222,8 @@ class SequenceBatches:
             **tensors,
             user=torch.from_numpy(pieces.user[chosen]),
             length=torch.from_numpy(length),
+            start=torch.from_numpy(pieces.start[chosen] - self._offsets[origin]),
+            history=torch.from_numpy(self._history[origin]),
             single=not self._packed,
         )
 

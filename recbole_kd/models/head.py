@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from recbole_kd.errors import SpecError
-from recbole_kd.models.pooling import POOLINGS, Tokens, pool
+from recbole_kd.models.batch import Batch
+from recbole_kd.models.pooling import Tokens, get_pooling, pool, pool_prefixes, with_padding
+from recbole_kd.models.prefixes import get_prefixes
+from recbole_kd.models.projections import linear, make_projection
+from recbole_kd.models.several import get_several, mean
+from recbole_kd.models.targets import prepare_target
 from recbole_kd.objectives import get_objective
 from recbole_kd.training.spec import DistillSpec
 
 
-def prepare_target(vectors: Tensor, mask: Tensor, how: str) -> Tensor:
-    """Fixed transformation of the teacher vectors, fitted on the users that have one.
+class States(NamedTuple):
+    """What is compared with profiles: pieces or, if every prefix is distilled, tokens.
 
-    Parameters
+    Attributes
     ----------
-    vectors : float [N, D]
-    mask : bool [N]
-    how : {"raw", "standardised", "unit"}
-        ``standardised``: zero mean and unit variance per dimension (a constant dimension becomes 0, not
-        noise blown up); ``unit``: Euclidean norm 1.
-
-    Returns
-    -------
-    float [N, D], 0 where there is no profile
+    state : float [S, H]
+        Pooled student state, before any projection.
+    piece : int64 [S] or None
+        Piece that each belongs to; None: state s is piece s.
+    share : float [S] or None
+        Weight of each; None: 1.
     """
-    if how == "standardised" and bool(mask.any()):
-        known = vectors[mask]
-        sd = known.std(0, correction=0)
-        vectors = (vectors - known.mean(0)) / torch.where(sd > 1e-6, sd, torch.inf)
-    elif how == "unit":
-        vectors = nn.functional.normalize(vectors, dim=1)
-    return torch.where(mask[:, None], vectors, 0.0)
+
+    state: Tensor
+    piece: Tensor | None = None
+    share: Tensor | None = None
 
 
 class DistillationHead(nn.Module):
@@ -42,73 +43,143 @@ class DistillationHead(nn.Module):
     ----------
     spec : DistillSpec
     student_dim : int
-        H, width of the pooled layer.
-    vectors : float [n_users, D]
-        Teacher vectors by user id.
-    mask : bool [n_users]
-        Users that have one.
+        H, width of the pooled layer(s).
+    vectors : float [n_users, D] or [n_users, K, D]
+        Teacher vectors by user id, one or several per user.
+    weight : bool or float, [n_users] or [n_users, K]
+        0 where there is no profile, else 1 or the confidence in it.
     seed : int
         Initialises the head from a stream of its own, so that the student's initial weights, dropout
         and batches are those of the plain backbone with the same seed.
+    width : int
+        Longest history of a row (RecBole's ``MAX_ITEM_LIST_LENGTH``), for pooling that counts padding.
 
     Raises
     ------
     SpecError
-        If neither side is projected and the dimensions differ, or a name is unknown.
+        If neither side is projected and the dimensions differ, a name is unknown, or choices exclude each
+        other.
     """
 
     vectors: Tensor
+    weight: Tensor
     known: Tensor
 
-    def __init__(self, spec: DistillSpec, student_dim: int, vectors: Tensor, mask: Tensor, seed: int) -> None:
+    def __init__(
+        self,
+        spec: DistillSpec,
+        student_dim: int,
+        vectors: Tensor,
+        weight: Tensor,
+        seed: int,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
-        if spec.pooling not in POOLINGS:
-            raise SpecError(f"distill.pooling: no pooling {spec.pooling!r}. Known: {', '.join(POOLINGS)}.")
-        teacher_dim = vectors.shape[1]
+        get_pooling(spec.pooling)
+        self._spec, self._width = spec, width
+        self._share, self._several = get_prefixes(spec.prefixes), get_several(spec.several_profiles)
+        if self._share is not None and not spec.pooling_masked:
+            raise SpecError(
+                f"distill.pooling_masked: false, but prefixes: {spec.prefixes} pools without padding; "
+                "use prefixes: last, or pooling_masked: true."
+            )
+        self._objective = get_objective(spec.objective).bind(spec.objective_args)
+        self._hold(vectors, weight)
+        teacher_dim = vectors.shape[-1]
         if spec.projection == "none" and student_dim != teacher_dim:
             raise SpecError(
                 f"distill.projection: none, but layer {spec.layer} has {student_dim} dimensions and the "
                 f"profiles have {teacher_dim}. Use projection: student (or teacher), or reduce the profiles "
                 f"to {student_dim}."
             )
-        self._spec = spec
-        self._objective = get_objective(spec.objective).bind(spec.objective_args)
-        self.register_buffer("vectors", prepare_target(vectors, mask, spec.target), persistent=False)
-        self.register_buffer("known", mask, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         sizes = {"student": (student_dim, teacher_dim), "teacher": (teacher_dim, student_dim)}
-        self.projection = _linear(*sizes[spec.projection], generator) if spec.projection in sizes else None
-        self.scorer = _linear(student_dim, 1, generator) if spec.pooling == "attention" else None
+        self.projection = None
+        if spec.projection in sizes:
+            self.projection = make_projection(
+                spec.projector,
+                *sizes[spec.projection],
+                hidden=spec.projector_hidden,
+                frozen=spec.projector_frozen,
+                generator=generator,
+            )
+        self.scorer = linear(student_dim, 1, 0, generator) if spec.pooling == "attention" else None
+        self.profile_scorer = None
+        if spec.several_profiles == "attention" and self.vectors.shape[1] > 1:
+            compared = student_dim if spec.projection == "teacher" else teacher_dim
+            self.profile_scorer = linear(compared, 1, 0, generator)
+            nn.init.zeros_(self.profile_scorer.weight)
+
+    def _hold(self, vectors: Tensor, weight: Tensor) -> None:
+        """Keep the transformed target [N, K, D] and its weights; a mean is taken once, before the fit."""
+        if vectors.dim() == 2:
+            vectors, weight = vectors[:, None], weight[:, None]
+        number = weight.to(vectors.dtype)
+        user = number.sum(1) / (weight > 0).sum(1).clamp_min(1)
+        if self._spec.several_profiles == "mean" and vectors.shape[1] > 1:
+            some = torch.where((weight > 0)[..., None], vectors, 0.0)
+            vectors, number = mean(some, number, some[:, 0], None)[:, None], (user > 0)[:, None].to(user.dtype)
+        target = prepare_target(vectors, number > 0, self._spec.target, self._spec.target_shrinkage)
+        self.register_buffer("vectors", target, persistent=False)
+        self.register_buffer("weight", number, persistent=False)
+        self.register_buffer("known", user if weight.is_floating_point() else user > 0, persistent=False)
+
+    def states(self, hidden: Tensor, batch: Batch) -> States:
+        """Pool the hidden states [B, L, H] of a batch."""
+        if self._share is None:
+            return States(self.pooled(hidden, batch.segment, batch.position, batch.length))
+        spec = self._spec
+        tokens = Tokens(hidden, batch.segment, batch.position, batch.length)
+        state = pool_prefixes(tokens, spec.pooling, decay=spec.pooling_decay, scorer=self.scorer)
+        return States(state, tokens.piece, self._share(tokens, batch.start, batch.history))
 
     def pooled(self, hidden: Tensor, segment: Tensor, position: Tensor, length: Tensor) -> Tensor:
-        """Pooled student state of every piece, [P, H] (before any projection)."""
+        """Pooled student state of every whole piece, [P, H] (before any projection)."""
         tokens = Tokens(hidden, segment, position, length)
+        if not self._spec.pooling_masked:
+            tokens = with_padding(tokens, length, self._width or tokens.width)
         return pool(tokens, self._spec.pooling, decay=self._spec.pooling_decay, scorer=self.scorer)
 
-    def forward(self, state: Tensor, user: Tensor) -> Tensor:
+    def compared(self, state: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        """The two vectors that are compared, after projection and choice among several profiles.
+
+        Parameters
+        ----------
+        state : float [S, H]
+        user : int64 [S]
+
+        Returns
+        -------
+        student, teacher : float [S, D]
+        """
+        target, weight = self.vectors[user], self.weight[user]
+        if self.projection is not None and self._spec.projection == "student":
+            state = self.projection(state)
+        elif self.projection is not None:
+            target = self.projection(target)
+        if target.shape[1] == 1:
+            return state, target[:, 0]
+        return state, self._several(target, weight, state, self.profile_scorer)
+
+    def forward(self, state: Tensor, user: Tensor, share: Tensor | None = None) -> Tensor:
         """Distillation loss of pooled states.
 
         Parameters
         ----------
-        state : float [P, H]
-        user : int64 [P]
+        state : float [S, H]
+        user : int64 [S]
+        share : float [S], optional
+            Factor of each row's weight.
 
         Returns
         -------
         float scalar
         """
-        target, mask = self.vectors[user], self.known[user]
-        if self.projection is not None and self._spec.projection == "student":
-            state = self.projection(state)
-        elif self.projection is not None:
-            target = self.projection(target)
-        return self._objective(state, target, mask)
-
-
-def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    # skip_init: nn.Linear's own initialisation would draw from the student's global stream.
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out)
-    with torch.no_grad():
-        layer.weight.normal_(0.0, n_in**-0.5, generator=generator)
-        layer.bias.zero_()
-    return layer
+        weight = self.known[user]
+        if share is not None:
+            weight = weight * share
+        loss: Tensor = self._objective(*self.compared(state, user), weight)
+        if self._spec.coverage == "all":
+            everybody = float(len(user)) if share is None else share.sum()
+            loss = loss * weight.sum() / everybody
+        return loss

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_kd.errors import SpecError
 from recbole_kd.models.batch import Batch
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
+from recbole_kd.models.layers import join, joined_width
 from recbole_kd.training.spec import DistillSpec
 
 HEAD = "distil_head"
@@ -35,8 +35,7 @@ class DistillationMixin:
     distil_head: DistillationHead | None
     distil_active: bool = True
     distil_alpha: float
-    distil_beta_scaled: bool
-    distil_layer: int
+    distil_spec: DistillSpec
 
     def encode(self, batch: Batch, dropout: ByteDropout | None) -> list[Tensor]:
         """Outputs of block 1..n, each [B, L, H]."""
@@ -72,14 +71,15 @@ class DistillationMixin:
         last = self.encode(batch, None)[-1]
         return self.final(last[torch.arange(len(last), device=last.device), item_seq_len - 1])
 
-    def attach_teacher(self, spec: DistillSpec, vectors: Tensor, mask: Tensor, seed: int) -> None:
+    def attach_teacher(self, spec: DistillSpec, vectors: Tensor, weight: Tensor, seed: int) -> None:
         """Put a distillation head on the model.
 
         Parameters
         ----------
         spec : DistillSpec
-        vectors : float [n_users, D]
-        mask : bool [n_users]
+        vectors : float [n_users, D] or [n_users, K, D]
+        weight : bool or float, [n_users] or [n_users, K]
+            0 where there is no profile.
         seed : int
             Initialises the head only.
 
@@ -89,16 +89,11 @@ class DistillationMixin:
             For a layer that the backbone does not have, or dimensions that do not fit.
         """
         model: Any = self
-        n_layers = self.n_blocks()
-        if spec.layer != -1 and not 1 <= spec.layer <= n_layers:
-            raise SpecError(
-                f"distill.layer: {spec.layer}, but the backbone has layers 1..{n_layers} and -1 (output)."
-            )
-        dim = model.item_embedding.weight.shape[1] if spec.layer == -1 else model.hidden_size
-        self.distil_layer = spec.layer
-        self.distil_alpha = spec.alpha
-        self.distil_beta_scaled = spec.scale_distil_loss
-        head = DistillationHead(spec, dim, vectors.float(), mask, seed)
+        widths = dict.fromkeys(range(1, self.n_blocks() + 1), int(model.hidden_size))
+        widths[-1] = int(model.item_embedding.weight.shape[1])
+        dim = joined_width(spec.layers, widths, spec.layers_joined)
+        self.distil_spec, self.distil_alpha = spec, spec.alpha
+        head = DistillationHead(spec, dim, vectors.float(), weight, seed, int(model.max_seq_length))
         self.distil_head = head.to(model.item_embedding.weight.device)
 
     def n_blocks(self) -> int:
@@ -142,34 +137,40 @@ class DistillationMixin:
         loss_rec = catalogue_cross_entropy(state, items, target, bias, dtype=self.softmax_dtype)
         if not distil:
             return loss_rec, None
-        return loss_rec, self.distil_loss(layers, batch.segment, batch.position, batch.length, batch.user)
+        return loss_rec, self.distil_loss(layers, batch)
 
-    def distil_loss(
-        self, layers: list[Tensor], segment: Tensor, position: Tensor, length: Tensor, user: Tensor
-    ) -> Tensor | None:
-        """Distillation loss of pieces laid out as in :class:`~recbole_kd.models.batch.Batch`.
+    def distil_loss(self, layers: list[Tensor], batch: Batch) -> Tensor | None:
+        """Distillation loss of the pieces of a batch, from the outputs of block 1..n.
 
         None if nobody in the batch has a profile: there is then nothing to trade L_rec against.
         """
         if self.distil_head is None:
             raise ValueError("no teacher attached")
-        if not bool(self.distil_head.known[user].any()):
+        if not bool(self.distil_head.known[batch.user].any()):
             return None
-        hidden = self.final(layers[-1]) if self.distil_layer == -1 else layers[self.distil_layer - 1]
-        state = self.distil_head.pooled(hidden, segment, position, length)
-        loss: Tensor = self.distil_head(state, user)
+        chosen = [self.final(layers[-1]) if k == -1 else layers[k - 1] for k in self.distil_spec.layers]
+        states = self.distil_head.states(join(chosen, self.distil_spec.layers_joined), batch)
+        user = batch.user if states.piece is None else batch.user[states.piece]
+        loss: Tensor = self.distil_head(states.state, user, states.share)
         return loss
 
-    def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None) -> Tensor:
-        """alpha * beta * L_distil + (1 - alpha) * L_rec (Severin et al., ECIR 2026), or L_rec alone.
+    def loss_terms(
+        self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """(1 - alpha) * L_rec and alpha * beta * L_distil (Severin et al., ECIR 2026), or L_rec and None.
 
         beta is stopgrad(L_rec / L_distil) if the spec scales the loss, else 1.
         """
-        if loss_distil is None or self.distil_alpha == 0:
-            return loss_rec
-        if self.distil_beta_scaled:
+        if loss_distil is None or alpha == 0:
+            return loss_rec, None
+        if self.distil_spec.scale_distil_loss:
             loss_distil = loss_distil * (loss_rec.detach() / (loss_distil.detach() + 1e-8))
-        return self.distil_alpha * loss_distil + (1 - self.distil_alpha) * loss_rec
+        return (1 - alpha) * loss_rec, alpha * loss_distil
+
+    def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float) -> Tensor:
+        """Sum of :meth:`loss_terms`."""
+        rec, distil = self.loss_terms(loss_rec, loss_distil, alpha)
+        return rec if distil is None else distil + rec
 
 
 def padded_batch(item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Batch:
@@ -185,5 +186,7 @@ def padded_batch(item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = N
         segment=torch.where(real, row, b),
         user=item_seq_len.new_zeros(b) if user is None else user,
         length=item_seq_len,
+        start=torch.zeros_like(item_seq_len),
+        history=item_seq_len,
         single=True,
     )

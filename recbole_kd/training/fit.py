@@ -1,4 +1,4 @@
-"""Two-phase training of a student in sequence mode."""
+"""Training of a student in sequence mode: recommendation, and distillation where the schedule says so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_kd.data.confidence import load_confidence
 from recbole_kd.data.types import Split
 from recbole_kd.metrics import per_user
 from recbole_kd.models.batch import SequenceBatches
@@ -20,6 +21,8 @@ from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.early_stopping import EarlyStopping
+from recbole_kd.training.gradients import Agreement, backward_apart, get_conflict
+from recbole_kd.training.schedules import Schedule, make_schedule
 from recbole_kd.training.spec import StudentSpec
 
 if TYPE_CHECKING:
@@ -41,7 +44,9 @@ class FitResult:
     state_dict : dict
         Parameters without the head; loads, strict, into the plain RecBole class.
     history : list of dict
-        One per epoch: epoch, phase, loss, loss_rec, loss_distil, validation metrics, seconds.
+        One per epoch: epoch, phase, alpha in force, loss, loss_rec, loss_distil (mean over the steps that
+        distil), validation metrics, seconds; ``conflict_share`` and ``gradient_cosine`` where gradients
+        are compared.
     best_epoch, epochs : int
         From 1.
     stopped_early : bool
@@ -74,10 +79,11 @@ def fit(
 ) -> FitResult:
     """Train one student to early stopping on validation.
 
-    Phase 1 (``distil_epochs`` epochs, only if alpha > 0 and there are profiles): L = alpha * beta *
-    L_distil + (1 - alpha) * L_rec. Phase 2: L = L_rec, optimiser state kept (Severin et al., ECIR 2026).
-    Patience counts from the start of phase 2; the best epoch of either phase is kept. With alpha = 0 there
-    is no phase 1, and the run equals the plain backbone's, rank for rank.
+    By default in two phases (Severin et al., ECIR 2026): ``distil_epochs`` epochs of L = alpha * beta *
+    L_distil + (1 - alpha) * L_rec, then L = L_rec with the optimiser's state kept; see
+    :mod:`recbole_kd.training.schedules` for others. Patience counts from the end of distillation; the best
+    epoch of either phase is kept. With alpha = 0 there is no distillation, and the run equals the plain
+    backbone's, rank for rank.
 
     Parameters
     ----------
@@ -110,20 +116,15 @@ def fit(
     )
     model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
     n_parameters = sum(p.numel() for p in model.parameters())
-    distil_epochs = _attach(model, spec, profiles, seed, device)
+    schedule = _attach(model, split, spec, profiles, seed, device)
     run = _Run(model, split, spec, seed, device, max_item_list_length)
-    stopping = EarlyStopping(spec.train.stopping_step, warm_up=distil_epochs)
+    stopping = EarlyStopping(spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0)
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] = {}
     seconds = {"train": 0.0, "valid": 0.0}
     for epoch in range(1, spec.train.epochs + 1):
-        distil = epoch <= distil_epochs
         begin = time.perf_counter()
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "phase": _phase(distil, distil_epochs),
-            **run.train_epoch(distil=distil),
-        }
+        row = {"epoch": epoch, **_in_force(schedule, epoch), **run.train_epoch(epoch, schedule)}
         middle = time.perf_counter()
         with run.average.in_place():
             row |= run.validate()
@@ -136,7 +137,9 @@ def fit(
         history.append(row)
         if on_epoch:
             on_epoch(row)
-        if stopping.stop:
+        if stopping.stop and not (schedule and schedule.plateau(epoch)):
+            break
+        if schedule and epoch >= schedule.last_epoch():
             break
     model.load_state_dict(best)
     model.eval()
@@ -146,26 +149,34 @@ def fit(
         history=history,
         best_epoch=stopping.best_epoch,
         epochs=len(history),
-        stopped_early=stopping.stop,
+        stopped_early=stopping.stop or len(history) < spec.train.epochs,
         seconds=seconds,
         n_parameters=n_parameters,
     )
 
 
-def _phase(distil: bool, distil_epochs: int) -> str:
-    if not distil_epochs:
-        return "plain"
-    return "distil" if distil else "fine-tune"
+def _in_force(schedule: Schedule | None, epoch: int) -> dict[str, Any]:
+    """Phase of an epoch and the alpha of its steps that distil."""
+    alpha = schedule.alpha(epoch) if schedule else 0.0
+    if schedule is None:
+        return {"phase": "plain", "alpha": alpha}
+    return {"phase": "distil" if alpha > 0 else "fine-tune", "alpha": alpha}
 
 
-def _attach(model: Any, spec: StudentSpec, profiles: ProfileTable | None, seed: int, device: str) -> int:
-    """Attach the teacher if there is one; return the number of distillation epochs."""
-    if profiles is None or spec.distill is None:
-        return 0
-    vectors, mask = mean_profile(profiles.vectors, profiles.mask)
-    model.attach_teacher(spec.distill, torch.from_numpy(vectors), torch.from_numpy(mask), seed)
+def _attach(
+    model: Any, split: Split, spec: StudentSpec, profiles: ProfileTable | None, seed: int, device: str
+) -> Schedule | None:
+    """Attach the teacher if there is one; return the schedule, or None if no epoch distils."""
+    distill = spec.distill
+    if profiles is None or distill is None:
+        return None
+    weight: Any = profiles.mask
+    if distill.confidence is not None:
+        weight = load_confidence(distill.confidence, distill.confidence_column, split, profiles.mask)
+    model.attach_teacher(distill, torch.from_numpy(profiles.vectors), torch.from_numpy(weight), seed)
     model.to(device)
-    return spec.distill.distil_epochs if spec.distill.alpha > 0 else 0
+    schedule = make_schedule(distill, spec.train.epochs)
+    return None if distill.alpha == 0 or schedule.over(1) else schedule
 
 
 def mean_profile(vectors: Any, mask: Any) -> tuple[Any, Any]:
@@ -185,6 +196,26 @@ def mean_profile(vectors: Any, mask: Any) -> tuple[Any, Any]:
     return (np.where(mask[..., None], vectors, 0) * weight).sum(1) / total, mask.any(1)
 
 
+class _Agreements:
+    """How the two gradients lay to each other, summed on the device over the steps that distil."""
+
+    def __init__(self) -> None:
+        self._steps, self._cosine, self._conflict = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, agreement: Agreement) -> None:
+        self._steps += 1
+        self._cosine = self._cosine.to(agreement.cosine.device) + agreement.cosine
+        self._conflict = self._conflict.to(agreement.conflict.device) + agreement.conflict
+
+    def row(self) -> dict[str, float]:
+        """Mean cosine, and share of the steps in which it was negative; NaN if none distilled."""
+        n = self._steps or float("nan")
+        return {
+            "gradient_cosine": float(self._cosine) / n,
+            "conflict_share": float(self._conflict) / n,
+        }
+
+
 class _Run:
     """Optimiser, averaged weights, random streams and data of one training."""
 
@@ -200,42 +231,74 @@ class _Run:
         self._batches = SequenceBatches(
             split.train, max_len, spec.train.train_batch_size, shift=model.shift, packed=model.packed
         )
-        self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=spec.train.learning_rate, weight_decay=spec.train.weight_decay, fused=True
+        distill = spec.distill
+        self._resolve = get_conflict(distill.gradient_conflict) if distill else None
+        self._reset = distill is not None and distill.reset_optimizer
+        head = model.distil_head
+        self._own = [] if head is None else [p for p in head.parameters() if p.requires_grad]
+        ids = {id(p) for p in ([] if head is None else head.parameters())}
+        self._shared = [p for p in model.parameters() if id(p) not in ids]
+        self._optimizer = self._new_optimizer()
+        self._step = 0
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        train = self._train
+        return torch.optim.Adam(
+            self._model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
         )
         self.average = WeightAverage(model, spec.train.weight_average)
 
-    def train_epoch(self, *, distil: bool) -> dict[str, float]:
+    def train_epoch(self, epoch: int, schedule: Schedule | None) -> dict[str, float]:
+        if self._reset and schedule and schedule.over(epoch) and not schedule.over(epoch - 1):
+            self._optimizer = self._new_optimizer()
         # A RecBole baseline trained before in this process may have left anomaly detection on.
         with torch.autograd.set_detect_anomaly(False):
-            return self._train_epoch(distil=distil)
+            return self._train_epoch(epoch, schedule)
 
-    def _train_epoch(self, *, distil: bool) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, schedule: Schedule | None) -> dict[str, float]:
         model, clip = self._model, self._train.clip_grad_norm
+        alpha = schedule.alpha(epoch) if schedule else 0.0
         model.train()
-        sums = torch.zeros(3, dtype=torch.float64)
-        steps = 0
+        sums, agreed = torch.zeros(3, dtype=torch.float64), _Agreements()
+        steps = distilled = 0
         for batch in self._batches.epoch(self._batch_rng):
+            distil = schedule is not None and schedule.distils(epoch, self._step)
             loss_rec, loss_distil = model.sequence_losses(
                 batch.to(self._device), self._dropout, self._mask_rng, distil=distil
             )
-            loss = model.total_loss(loss_rec, loss_distil)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = self._backward(loss_rec, loss_distil, alpha, agreed)
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             self._optimizer.step()
             self.average.update()
             sums[0] += loss.detach()
             sums[1] += loss_rec.detach()
-            sums[2] += 0.0 if loss_distil is None else loss_distil.detach()
+            if loss_distil is not None:
+                sums[2] += loss_distil.detach()
+                distilled += 1
             steps += 1
-        mean = (sums / max(1, steps)).tolist()
+            self._step += 1
+        counts = [max(1, steps), max(1, steps), max(1, distilled)]
+        mean = (sums / torch.tensor(counts)).tolist()
         if not np.isfinite(mean).all():
             raise FloatingPointError(
                 f"the training loss became {mean[0]} (L_rec {mean[1]}, L_distil {mean[2]})"
             )
-        return {"loss": mean[0], "loss_rec": mean[1], "loss_distil": mean[2] if distil else float("nan")}
+        row = {"loss": mean[0], "loss_rec": mean[1], "loss_distil": mean[2] if distilled else float("nan")}
+        return row | (agreed.row() if self._resolve else {})
+
+    def _backward(
+        self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float, agreed: _Agreements
+    ) -> Tensor:
+        """Set the gradients of a step; return the loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = self._model.total_loss(loss_rec, loss_distil, alpha)
+        if loss_distil is None or self._resolve is None:
+            loss.backward()
+            return loss
+        rec, distil = self._model.loss_terms(loss_rec, loss_distil, alpha)
+        agreed.add(backward_apart(rec, distil, self._shared, self._own, self._resolve))
+        return loss
 
     def validate(self) -> dict[str, float]:
         ranks = rank_targets(

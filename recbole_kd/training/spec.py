@@ -38,12 +38,34 @@ class DistillSpec(Strict):
     objective_args: dict[str, Any] = Field(description="parameters of the objective, all of them")
     alpha: float = Field(ge=0, le=1, description="share of the distillation loss in phase 1")
     scale_distil_loss: bool = Field(description="beta = stopgrad(L_rec / L_distil) instead of 1")
-    distil_epochs: int = Field(ge=0, description="epochs of phase 1")
-    layer: int = Field(description="1..n_layers, or -1 for the backbone's final output")
+    schedule: str = Field(description="key of training.schedules.SCHEDULES")
+    distil_epochs: int | None = Field(ge=0, description="epochs of phase 1")
+    warm_up_epochs: int = Field(ge=0, description="epochs in which alpha rises, in any schedule")
+    fine_tune_epochs: int = Field(ge=0, description="of fine-tune-last")
+    alternate_every: int = Field(ge=1, description="k of the alternate schedules")
+    reset_optimizer: bool = Field(description="forget Adam's state when distillation is over")
+    gradient_conflict: str = Field(description="key of training.gradients.CONFLICTS")
+    layer: int | list[int] = Field(description="1..n_layers, or -1 for the backbone's final output")
+    layers_joined: str = Field(description="key of models.layers.LAYER_JOINS")
     pooling: str
     pooling_decay: float = Field(description="gamma of exponential pooling, per position")
+    pooling_masked: bool = Field(description="false: padding takes part as zeros")
+    prefixes: str = Field(description="key of models.prefixes.PREFIXES")
     projection: Literal["student", "teacher", "none"]
-    target: Literal["raw", "standardised", "unit"]
+    projector: str = Field(description="key of models.projections.PROJECTIONS")
+    projector_hidden: int = Field(ge=1, description="width inside an mlp")
+    projector_frozen: bool
+    target: str = Field(description="key of models.targets.TARGETS")
+    target_shrinkage: float = Field(ge=0, le=1, description="of the covariance in whitened targets")
+    several_profiles: str = Field(description="key of models.several.SEVERAL")
+    coverage: Literal["profiled", "all"] = Field(description="users that the loss is divided by")
+    confidence: str | None = Field(description="file of weights per user")
+    confidence_column: str
+
+    @property
+    def layers(self) -> list[int]:
+        """The chosen layers."""
+        return [self.layer] if isinstance(self.layer, int) else list(self.layer)
 
 
 class StudentSpec(Strict):

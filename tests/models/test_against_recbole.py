@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_kd.errors import SpecError
 from recbole_kd.models import upstream
 from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import _RECBOLE_FIELDS, _Catalogue
@@ -53,7 +54,7 @@ def _distilled(name: str):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for batch in batches.epoch(np.random.default_rng(0)):
         losses = model.sequence_losses(batch, None, np.random.default_rng(0), distil=True)
-        model.total_loss(*losses).backward()
+        model.total_loss(*losses, 0.5).backward()
         optimizer.step()
     return model
 
@@ -174,13 +175,15 @@ def test_prefix_mode_adds_the_distillation_term(name):
     model.attach_teacher(distill_spec(alpha=0.3, layer=1), vectors, torch.ones(50, dtype=torch.bool), seed=3)
     batch = padded_batch(interaction["item_id_list"], interaction["item_length"], interaction["user_id"])
     layers = model.encode(batch, None)
-    want = (
-        0.3 * model.distil_loss(layers, batch.segment, batch.position, batch.length, batch.user)
-        + 0.7 * loss_rec
-    )
+    want = 0.3 * model.distil_loss(layers, batch) + 0.7 * loss_rec
     torch.testing.assert_close(model.calculate_loss(interaction), want, rtol=1e-4, atol=1e-5)
     model.distil_active = False
     torch.testing.assert_close(model.calculate_loss(interaction), loss_rec)
+    model.distil_active = True
+    for changes in ({"prefixes": "every"}, {"gradient_conflict": "pcgrad"}):
+        model.attach_teacher(distill_spec(**changes), vectors, torch.ones(50, dtype=torch.bool), seed=3)
+        with pytest.raises(SpecError, match=f"distill.{next(iter(changes))}.*use {next(iter(changes))}"):
+            model.calculate_loss(interaction)
 
 
 def test_importing_students_does_not_switch_anomaly_detection_on():
