@@ -218,8 +218,8 @@ def confidence_source(student: StudentSpec, asked_at: object = None) -> dict[str
     path = Path(student.distill.confidence)
     if not path.is_file():
         raise ProfileError(
-            f"{asked_at}: distill.confidence: no file '{path}'; write it with 'run_benchmark.py profiles audit "
-            "DATASET PROFILE --out FILE'"
+            f"{asked_at}: distill.confidence: no file '{path}'; write it with "
+            "'run_benchmark.py profiles audit DATASET PROFILE --out FILE'"
         )
     return {"confidence": digest_of(path)}
 

@@ -68,8 +68,8 @@ def load_confidence(
     if len(lacking):
         user, profile = lacking[0]
         raise ProfileError(
-            f"{path}, field {column}: no row for user '{split.dataset.user_tokens[user]}', profile {profile}, "
-            "which has a vector; give it a row (0 leaves it out)"
+            f"{path}, field {column}: no row for user '{split.dataset.user_tokens[user]}', profile "
+            f"{profile}, which has a vector; give it a row (0 leaves it out)"
         )
     result = np.where(mask, out, 0).astype(np.float32)
     if not result.any():
@@ -82,7 +82,8 @@ def _read(path: Path, column: str) -> pd.DataFrame:
 
     if not path.is_file():
         raise ProfileError(
-            f"{path}: no such file of confidences; write it with 'run_benchmark.py profiles audit ... --out FILE'"
+            f"{path}: no such file of confidences; write it with 'run_benchmark.py profiles audit "
+            "DATASET PROFILE --out FILE'"
         )
     try:
         if path.suffix == ".parquet":
@@ -117,6 +118,7 @@ def _profiles(frame: pd.DataFrame, path: Path) -> NDArray[np.int64]:
     if twice.any():
         r = int(np.flatnonzero(twice)[0])
         raise ProfileError(
-            f"{path}, row {r}: user '{frame['user'].iloc[r]}', profile {profiles[r]} stands twice; keep one row"
+            f"{path}, row {r}: user '{frame['user'].iloc[r]}', profile {profiles[r]} stands twice; "
+            "keep one row"
         )
     return profiles

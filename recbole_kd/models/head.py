@@ -118,7 +118,10 @@ class DistillationHead(nn.Module):
         user = number.sum(1) / (weight > 0).sum(1).clamp_min(1)
         if self._spec.several_profiles == "mean" and vectors.shape[1] > 1:
             some = torch.where((weight > 0)[..., None], vectors, 0.0)
-            vectors, number = mean(some, number, some[:, 0], None)[:, None], (user > 0)[:, None].to(user.dtype)
+            vectors, number = (
+                mean(some, number, some[:, 0], None)[:, None],
+                (user > 0)[:, None].to(user.dtype),
+            )
         target = prepare_target(vectors, number > 0, self._spec.target, self._spec.target_shrinkage)
         self.register_buffer("vectors", target, persistent=False)
         self.register_buffer("weight", number, persistent=False)

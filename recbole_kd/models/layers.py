@@ -14,7 +14,7 @@ Join = Callable[[Sequence[Tensor]], Tensor]
 
 
 def concatenated(layers: Sequence[Tensor]) -> Tensor:
-    """[..., H_1 + ... + H_k]: the projection weighs the layers; with one linear map this contains the average."""
+    """[..., H_1 + ... + H_k]: the projection weighs the layers; one linear map contains the average."""
     return torch.cat(list(layers), -1)
 
 
@@ -49,12 +49,16 @@ def joined_width(chosen: Sequence[int], widths: dict[int, int], name: str) -> in
     Raises
     ------
     SpecError
-        No such layer or joining, a layer named twice, or an average over different widths.
+        No such layer or joining, none, a layer named twice, or an average over different widths.
     """
     blocks = max(widths)
     for layer in chosen:
         if layer not in widths:
-            raise SpecError(f"distill.layer: {layer}, but the backbone has layers 1..{blocks} and -1 (output).")
+            raise SpecError(
+                f"distill.layer: {layer}, but the backbone has layers 1..{blocks} and -1 (output)."
+            )
+    if not chosen:
+        raise SpecError("distill.layer: [] names none; name at least one layer.")
     if len(set(chosen)) < len(chosen):
         raise SpecError(f"distill.layer: {list(chosen)} names a layer twice; name each once.")
     how = find(LAYER_JOINS, name, "distill.layers_joined")

@@ -60,7 +60,7 @@ def _refuse(spec: DistillSpec) -> None:
     """Refuse what one loss per batch of prefix rows cannot do."""
     if spec.prefixes != "last":
         raise SpecError(
-            f"distill.prefixes: {spec.prefixes}, but in prefix mode every prefix is a row of its own already; "
+            f"distill.prefixes: {spec.prefixes}, but in prefix mode every prefix is a row of its own; "
             "use prefixes: last."
         )
     if spec.gradient_conflict != "ignore":

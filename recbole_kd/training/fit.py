@@ -239,6 +239,7 @@ class _Run:
         ids = {id(p) for p in ([] if head is None else head.parameters())}
         self._shared = [p for p in model.parameters() if id(p) not in ids]
         self._optimizer = self._new_optimizer()
+        self.average = WeightAverage(model, spec.train.weight_average)
         self._step = 0
 
     def _new_optimizer(self) -> torch.optim.Adam:
@@ -246,7 +247,6 @@ class _Run:
         return torch.optim.Adam(
             self._model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
         )
-        self.average = WeightAverage(model, spec.train.weight_average)
 
     def train_epoch(self, epoch: int, schedule: Schedule | None) -> dict[str, float]:
         if self._reset and schedule and schedule.over(epoch) and not schedule.over(epoch - 1):

@@ -39,9 +39,9 @@ def watch(rec: list[Tensor], distil: list[Tensor]) -> Pair:
 def pcgrad(rec: list[Tensor], distil: list[Tensor]) -> Pair:
     """PCGrad (Yu et al., NeurIPS 2020, algorithm 1) for two tasks.
 
-    If g_1 . g_2 < 0, each gradient loses its part along the other: g_1' = g_1 - (g_1 . g_2 / ||g_2||^2) g_2 and
-    g_2' = g_2 - (g_2 . g_1 / ||g_1||^2) g_1, both from the unchanged other one; the step is their sum. With two
-    tasks the order, random in the paper, does not matter.
+    If g_1 . g_2 < 0, each gradient loses its part along the other: g_1' = g_1 - (g_1 . g_2 / ||g_2||^2) g_2
+    and g_2' = g_2 - (g_2 . g_1 / ||g_1||^2) g_1, both from the unchanged other one; the step is their sum.
+    With two tasks the order, random in the paper, does not matter.
     """
     agreement, dot, rec_square, distil_square = _agreement(rec, distil)
     along = torch.where(dot < 0, dot, 0.0)

@@ -70,4 +70,6 @@ class Schedule:
 
     def _needs_end(self, name: str) -> None:
         if self.end is None:
-            raise SpecError(f"distill.distil_epochs: null, but schedule {name} needs the number of its epochs.")
+            raise SpecError(
+                f"distill.distil_epochs: null, but schedule {name} needs the number of its epochs."
+            )
