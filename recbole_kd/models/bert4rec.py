@@ -13,7 +13,7 @@ from recbole_kd.models.batch import Batch, segment_mask
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.mixin import DistillationMixin, padded_batch
 from recbole_kd.models.prefix import PrefixLossMixin
-from recbole_kd.models.transformer import embed, encode, encode_at
+from recbole_kd.models.transformer import embed, encode, encode_at, encode_one
 from recbole_kd.models.upstream import BERT4Rec
 
 
@@ -97,7 +97,7 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
         batch = padded_batch(masked, at + 1)
         x = embed(self, masked, batch.position, None)
         mask = segment_mask(batch.segment, causal=False)
-        return self.final(encode_at(self, x, mask, batch.position == at[:, None], None))
+        return self.final(encode_one(self, x, mask, at))
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of one item per row, [B]."""

@@ -69,7 +69,7 @@ class DistillationMixin:
         """
         batch = padded_batch(item_seq, item_seq_len)
         last = self.encode(batch, None)[-1]
-        return self.final(last[torch.arange(len(last), device=last.device), item_seq_len - 1])
+        return self.final(last[torch.arange(last.shape[0], device=last.device), item_seq_len - 1])
 
     def attach_teacher(self, spec: DistillSpec, vectors: Tensor, weight: Tensor, seed: int) -> None:
         """Put a distillation head on the model.

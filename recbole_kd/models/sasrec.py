@@ -10,7 +10,7 @@ from recbole_kd.models.batch import Batch, segment_mask
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.mixin import DistillationMixin, padded_batch
 from recbole_kd.models.prefix import PrefixLossMixin
-from recbole_kd.models.transformer import embed, encode, encode_at
+from recbole_kd.models.transformer import embed, encode, encode_one
 from recbole_kd.models.upstream import SASRec
 
 
@@ -37,5 +37,4 @@ class SASRecKD(DistillationMixin, PrefixLossMixin, SASRec):
         """Output at the last item, [B, E]."""
         batch = padded_batch(item_seq, item_seq_len)
         x = embed(self, item_seq, batch.position, None)
-        last = batch.position == item_seq_len[:, None] - 1
-        return encode_at(self, x, segment_mask(batch.segment, causal=True), last, None)
+        return encode_one(self, x, segment_mask(batch.segment, causal=True), item_seq_len - 1)

@@ -75,15 +75,45 @@ def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDrop
     *below, top = model.trm_encoder.layer
     for layer in below:
         x = _block(layer, x, mask, dropout, model)
-    attention: Any = top.multi_head_attention
-    heads, size = attention.num_attention_heads, attention.attention_head_size
     width = int(at.sum(1).max())
     column = at.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
-    row = torch.arange(len(x), device=x.device)[:, None]
-    asked = at[row, column]  # rows with fewer positions than the fullest one are filled up
+    asked = at.gather(1, column)  # rows with fewer positions than the fullest one are filled up
+    context = _queried(top, x, mask, column, dropout, model)[asked]
+    return _after_attention(top, context, x[at], dropout, model)
+
+
+def encode_one(model: Any, x: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+    """Output of the last block at one position per row, in evaluation; as :func:`encode_at`.
+
+    No step depends on the data, so that it can be traced and exported.
+
+    Parameters
+    ----------
+    model, x, mask : as in :func:`encode`
+    at : int64 [B]
+
+    Returns
+    -------
+    float [B, H]
+    """
+    *below, top = model.trm_encoder.layer
+    for layer in below:
+        x = _block(layer, x, mask, None, model)
+    context = _queried(top, x, mask, at[:, None], None, model)[:, 0]
+    row = torch.arange(x.shape[0], device=x.device)
+    return _after_attention(top, context, x[row, at], None, model)
+
+
+def _queried(
+    layer: Any, x: Tensor, mask: Tensor, column: Tensor, dropout: ByteDropout | None, model: Any
+) -> Tensor:
+    """Attention of the positions ``column`` [B, Q] over all of their row, [B, Q, H]."""
+    attention = layer.multi_head_attention
+    heads, size = attention.num_attention_heads, attention.attention_head_size
+    row = torch.arange(x.shape[0], device=x.device)[:, None]
 
     def split(projected: Tensor) -> Tensor:
-        return projected.view(len(x), -1, heads, size).transpose(1, 2)
+        return projected.view(x.shape[0], -1, heads, size).transpose(1, 2)
 
     query = split(attention.query(x[row, column]))
     pair = F.linear(
@@ -94,8 +124,7 @@ def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDrop
     key, value = map(split, pair.chunk(2, -1))
     seen = mask[row, 0, column][:, None]
     context = _context(query, key, value, seen, dropout, model.attn_dropout_prob)
-    context = context.transpose(1, 2).flatten(2)[asked]
-    return _after_attention(top, context, x[at], dropout, model)
+    return context.transpose(1, 2).flatten(2)
 
 
 def _block(layer: nn.Module, x: Tensor, mask: Tensor, dropout: ByteDropout | None, model: Any) -> Tensor:

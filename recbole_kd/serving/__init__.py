@@ -1,0 +1,1 @@
+"""What is deployed: the student of a run without its head, exported and timed."""
