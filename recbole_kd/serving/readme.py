@@ -14,8 +14,8 @@ _HEAD = """# {model} from run {run}
 Trained as `{trained_as}`. `{file}`: {about}.
 
 The distillation head is gone: {parameters:,} parameters and {flops:,} floating-point operations per request
-(matrix products, full history), as many as RecBole's plain {model}. Largest difference of a score from the trained student, over several batches:
-{largest_difference:.1e} (relative where scores exceed 1).
+(matrix products, full history), as many as RecBole's plain {model}. Largest difference of a score from the
+trained student, over several batches: {largest_difference:.1e} (relative where scores exceed 1).
 
 """
 _GRAPH = """Input: `item_seq` int64 [batch, {max_item_list_length}], the last {max_item_list_length} item ids
