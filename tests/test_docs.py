@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+PAGES = (*DOCUMENTS, "docs/distillation.md")
 ROOTS = ("properties", "recbole_kd", "profiles", "analysis", "benchmarks", "tests", "docs")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", PAGES)
 def test_named_files_exist(document: str, repo_root: Path) -> None:
     text = (repo_root / document).read_text(encoding="utf-8")
     spans = re.findall(r"`([\w./-]+)`", text) + re.findall(r"\]\(([\w./-]+)\)", text)
@@ -53,6 +54,14 @@ def test_the_objective_of_contributing_is_one(repo_root: Path) -> None:
     assert student.grad[1].tolist() == [0.0, 0.0]
 
 
+def test_the_schedule_of_contributing_is_one(repo_root: Path) -> None:
+    from tests.students import distill_spec
+
+    halving = snippet(repo_root, "class Halving")["Halving"](distill_spec(alpha=0.8, distil_epochs=3), 10)
+    assert [halving.alpha(epoch) for epoch in range(1, 6)] == [0.8, 0.4, 0.2, 0.0, 0.0]
+    assert halving.patience_from == 3
+
+
 def test_the_corruption_of_contributing_is_one(repo_root: Path) -> None:
     """Dose 0 changes nothing, dose 1 everything, and what is damaged stays so at a higher dose."""
     from profiles.corrupt.base import Dice
@@ -70,3 +79,22 @@ def test_the_corruption_of_contributing_is_one(repo_root: Path) -> None:
     low, high = damaged(0.25), damaged(0.5)
     assert 20 < sum(low) < sum(high) < 140
     assert all(b for a, b in zip(low, high, strict=True) if a)
+
+
+def test_every_fusion_choice_is_explained(repo_root: Path) -> None:
+    """Each key of ``distill`` and each value that a registry offers stands in docs/distillation.md."""
+    from recbole_kd.models.layers import LAYER_JOINS
+    from recbole_kd.models.pooling import POOLINGS
+    from recbole_kd.models.prefixes import PREFIXES
+    from recbole_kd.models.projections import PROJECTIONS
+    from recbole_kd.models.several import SEVERAL
+    from recbole_kd.models.targets import TARGETS
+    from recbole_kd.training.gradients import CONFLICTS
+    from recbole_kd.training.schedules import SCHEDULES
+    from recbole_kd.training.spec import DistillSpec
+
+    text = (repo_root / "docs" / "distillation.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"[\w-]+", text))
+    registries = [LAYER_JOINS, POOLINGS, PREFIXES, PROJECTIONS, SEVERAL, TARGETS, CONFLICTS, SCHEDULES]
+    wanted = {name for registry in registries for name in registry} | set(DistillSpec.model_fields)
+    assert sorted(wanted - words - {"objective", "objective_args"}) == []

@@ -13,7 +13,7 @@ Entries = list[tuple[str, str]]
 
 
 def entries(kind: str) -> Entries:
-    """Names and descriptions of one kind: datasets, models, teachers, experiments, objectives."""
+    """Names and descriptions of one kind: datasets, models, teachers, experiments, objectives, schedules."""
     return _KINDS[kind]()
 
 
@@ -44,6 +44,12 @@ def _objectives() -> Entries:
     ]
 
 
+def _schedules() -> Entries:
+    from recbole_kd.training.schedules import SCHEDULES
+
+    return [(name, (schedule.__doc__ or "").strip().split("\n")[0]) for name, schedule in SCHEDULES.items()]
+
+
 _KINDS: dict[str, Callable[[], Entries]] = {
     "datasets": _yaml("dataset"),
     "models": _yaml("model"),
@@ -51,4 +57,5 @@ _KINDS: dict[str, Callable[[], Entries]] = {
     "teachers": _yaml("profile"),
     "experiments": _yaml("experiment"),
     "objectives": _objectives,
+    "schedules": _schedules,
 }

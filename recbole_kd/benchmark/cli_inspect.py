@@ -20,6 +20,7 @@ class Kind(StrEnum):
     teachers = "teachers"
     experiments = "experiments"
     objectives = "objectives"
+    schedules = "schedules"
     baselines = "baselines"
 
 
