@@ -98,12 +98,30 @@ def rank_all(
     batch_size : int
         Users per call; bounds memory at ``batch_size * n_items`` scores.
     """
+
+    def score_rows(rows: slice) -> Tensor:
+        item_seq, item_seq_len = last_items(eval_set, rows, max_len)
+        return score(item_seq.to(device), item_seq_len.to(device))
+
+    return rank_rows(score_rows, eval_set, batch_size=batch_size, device=device)
+
+
+def rank_rows(
+    score: Callable[[slice], Tensor], eval_set: EvalSet, *, batch_size: int, device: str = "cpu"
+) -> Ranks:
+    """Rank every target with a scorer that looks its rows up itself (whole histories, user ids).
+
+    Parameters
+    ----------
+    score : callable
+        Rows of ``eval_set``, asked for in order -> [B, n_items].
+    eval_set, batch_size, device : as in :func:`rank_all`
+    """
     n = len(eval_set)
     rank, masked = np.empty(n, np.float32), np.empty(n, np.float32)
     for begin in range(0, n, batch_size):
         rows = slice(begin, min(begin + batch_size, n))
-        item_seq, item_seq_len = last_items(eval_set, rows, max_len)
-        scores = score(item_seq.to(device), item_seq_len.to(device))
+        scores = score(rows)
         target = torch.from_numpy(eval_set.targets[rows]).to(device)
         seen = _seen(eval_set, rows, scores)
         rank[rows] = average_tie_rank(scores, target).cpu().numpy()
@@ -130,11 +148,15 @@ def rank_targets(
     model.eval()
     items, bias = model.item_table()
 
-    def score(item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        scores = model.serve_states(item_seq, item_seq_len) @ items.t()
+    users = torch.from_numpy(eval_set.history.users)
+
+    def score(rows: slice) -> Tensor:
+        item_seq, item_seq_len = last_items(eval_set, rows, max_len)
+        states = model.serve_states(item_seq.to(device), item_seq_len.to(device), users[rows].to(device))
+        scores = states @ items.t()
         return scores if bias is None else scores.add_(bias)
 
     try:
-        return rank_all(score, eval_set, max_len=max_len, batch_size=batch_size, device=device)
+        return rank_rows(score, eval_set, batch_size=batch_size, device=device)
     finally:
         model.train(was_training)

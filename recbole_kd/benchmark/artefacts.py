@@ -13,7 +13,7 @@ import secrets
 import signal
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Artefacts:
     split: Path
     teacher: Path | None
     coverage: float | None
+    inputs: dict[str, str] | None = None
 
 
 def split_key(cell: CellSpec) -> str:
@@ -95,10 +96,12 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
     UserError
     """
     from recbole_kd.benchmark import rooms
+    from recbole_kd.benchmark.inputs import build_inputs
 
     splits: dict[str, Split] = {}
     tables: dict[str, tuple[Path, ProfileTable]] = {}
     tried: set[str] = set()
+    inputs: dict[str, dict[str, str]] = {}
     result = {}
     for cell in planned:
         path = split_file(results, cell.spec)
@@ -113,24 +116,35 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
             file, table = tables[name]
             files, dimension = Artefacts(path, file, table.coverage), table.vectors.shape[-1]
             _try_confidence(cell, splits[key], table, tried)
-        student = digest([cell.spec.student.canonical(), dimension])
+        if cell.spec.inputs is not None:
+            name = digest([cell.spec.inputs, key, cell.spec.dataset.canonical()])
+            if name not in inputs:
+                inputs[name] = build_inputs(results, cell.spec, splits[key])
+            files = replace(files, inputs=inputs[name])
+        student = digest([cell.spec.student.canonical(), dimension, files.inputs])
         if student not in tried:
             tried.add(student)
-            _try_student(cell, dimension)
+            _try_student(cell, dimension, files.inputs)
         result[cell.cell] = files
     return result
 
 
-def _try_student(cell: PlannedCell, dimension: int | None) -> None:
+def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str] | None) -> None:
     """Build a student on a toy catalogue and attach a teacher of the right dimension."""
     import torch
 
+    from recbole_kd.baselines import COMPUTED
     from recbole_kd.models.build import build_student
+    from recbole_kd.models.side import toy_inputs
 
     spec = cell.spec.student
-    if spec.model.startswith(MARK):
+    if spec.model.startswith(MARK) or spec.model in COMPUTED:
         return
-    model = build_student(spec.model, spec.hparams, n_items=4, max_len=8, seed=0)
+    widths = {name: _width(Path(path)) for name, path in (inputs or {}).items()}
+    side = toy_inputs(4, widths.get("items"), widths.get("users"))
+    model = build_student(
+        spec.model, spec.hparams, n_items=4, max_len=8, seed=0, system=spec.system, side=side
+    )
     if spec.distill is not None and dimension is not None:
         from recbole_kd.training.gradients import get_conflict
         from recbole_kd.training.schedules import make_schedule
@@ -151,6 +165,13 @@ def _try_confidence(cell: PlannedCell, split: Split, table: ProfileTable, tried:
     if name not in tried:
         tried.add(name)
         load_confidence(distill.confidence, distill.confidence_column, split, table.mask)
+
+
+def _width(path: Path) -> int:
+    """Dimension of the vectors in a parquet file, from its schema alone."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_schema(path).field("vector").type.list_size)
 
 
 def build_in_child(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from recbole_kd.baselines import COMPUTED, SYSTEMS, TRAINED
 from recbole_kd.benchmark import properties
 from recbole_kd.benchmark.marked_yaml import load_marked
 from recbole_kd.benchmark.prefix import available
@@ -50,10 +51,19 @@ def _schedules() -> Entries:
     return [(name, (schedule.__doc__ or "").strip().split("\n")[0]) for name, schedule in SCHEDULES.items()]
 
 
+def _baselines() -> Entries:
+    """Models of their own, systems that are laid on a backbone, and whatever RecBole brings along."""
+    own = [(name, _about(properties.find("model", name))) for name in (*COMPUTED, *TRAINED)]
+    laid = [(f"system: {name}", _about(properties.find("system", name))) for name in SYSTEMS]
+    named = {name for name, _ in own}
+    theirs = [(n, "RecBole's own class and Trainer, prefix mode") for n in available() if n not in named]
+    return own + laid + theirs
+
+
 _KINDS: dict[str, Callable[[], Entries]] = {
     "datasets": _yaml("dataset"),
     "models": _yaml("model"),
-    "baselines": lambda: [(name, "RecBole's own class and Trainer, prefix mode") for name in available()],
+    "baselines": _baselines,
     "teachers": _yaml("profile"),
     "experiments": _yaml("experiment"),
     "objectives": _objectives,

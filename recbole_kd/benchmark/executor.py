@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_kd.baselines import COMPUTED
 from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, read_split
 from recbole_kd.benchmark.locks import try_lock
@@ -56,6 +57,7 @@ class CellTask:
     teacher: str | None
     device: str
     metrics: tuple[str, ...]
+    inputs: dict[str, str] | None = None
 
     @classmethod
     def build(
@@ -79,6 +81,7 @@ class CellTask:
             teacher,
             device,
             metrics,
+            files.inputs,
         )
 
 
@@ -132,13 +135,15 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     begin = time.perf_counter()
     machine.reset_peak_memory()
     limit_threads()
-    from recbole_kd.benchmark.students import train
+    from recbole_kd.benchmark.inputs import read_inputs
+    from recbole_kd.benchmark.students import serving_needs, train
 
     spec = CellSpec.model_validate(task.spec)
     split = read_split(Path(task.split))
     profiles = _profiles(spec, task.teacher, split)
+    side = read_inputs(task.inputs, split)
     loaded = time.perf_counter()
-    result, rank = train(spec, split, profiles, task.device, on_epoch)
+    result, rank = train(spec, split, profiles, side, task.device, on_epoch)
     fitted = time.perf_counter()
     ranks = {"valid": rank(split.valid), "test": rank(split.test)}
     done = time.perf_counter()
@@ -147,6 +152,9 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
         "label": {name: task.label[name] for name in ("backbone", "seed")},
         "written_as": task.label,
         "model": spec.student.model,
+        "system": None if spec.student.system is None else spec.student.system.name,
+        "serving_needs": serving_needs(spec.student),
+        "inputs": side.said(),
         "metrics": _metrics(ranks, task.metrics),
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
@@ -222,7 +230,7 @@ def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
 
     report = split_report(split, spec.dataset)
     kept = {name: report[name] for name in _PROTOCOL if name in report}
-    loss = spec.student.hparams.get("loss_type", "CE")
+    loss = "closed form" if spec.student.model in COMPUTED else spec.student.hparams.get("loss_type", "CE")
     return {**kept, "loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
 
 

@@ -111,7 +111,14 @@ Kind = tuple[str, str]
 
 def kind_of(planned: PlannedCell) -> Kind:
     """Cells of one kind (dataset, student class) take about as long as each other."""
-    return planned.label.dataset, planned.spec.student.model
+    student = planned.spec.student
+    return planned.label.dataset, _kind(
+        student.model, None if student.system is None else student.system.name
+    )
+
+
+def _kind(model: str, system: object) -> str:
+    return model if system is None else f"{model}+{system}"
 
 
 def durations(results: Path) -> dict[Kind, float]:
@@ -120,7 +127,10 @@ def durations(results: Path) -> dict[Kind, float]:
     for path in rundir.finished(results):
         try:
             manifest = rundir.read_manifest(path)
-            kind = (str(manifest["written_as"]["dataset"]), str(manifest["model"]))
+            kind = (
+                str(manifest["written_as"]["dataset"]),
+                _kind(str(manifest["model"]), manifest.get("system")),
+            )
             seen.setdefault(kind, []).append(float(manifest["seconds"]["total"]))
         except (StoreError, KeyError, TypeError, ValueError):
             continue

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from recbole_kd.benchmark import objectives, properties, rooms
+from recbole_kd.benchmark import inputs, objectives, properties, rooms
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
@@ -130,6 +130,8 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
             students[variant.name] = _student(dataset_name, backbone, variant, data, model)
         teachers = {v.name: taught[v.name, dataset.domain] for v in chosen}
         sources = {v.name: rooms.confidence_source(students[v.name], v.mark) for v in chosen}
+        own = rooms.model_inputs(backbone, data.where("backbones"))
+        read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
         for seed, variant in itertools.product(spec.seeds, chosen):
             teacher = teachers[variant.name]
             cell = CellSpec(
@@ -139,6 +141,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
                 teacher=None if teacher is None else teacher.canonical,
                 teacher_source=None if teacher is None else teacher.source | sources[variant.name],
                 teacher_file=None if teacher is None else teacher.file,
+                inputs=read[variant.name],
                 seed=seed,
             )
             label = CellLabel(dataset=dataset.name, backbone=backbone, variant=variant.name, seed=seed)
@@ -147,9 +150,22 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
 
 def _serves(variant: _Variant, backbone: str) -> bool:
     """Whether a variant is for a backbone; teachers pass by plain baselines that nobody can distil into."""
+    if variant.spec.system is not None:
+        return _system_serves(variant, variant.spec.system, backbone)
     if variant.spec.backbones is not None:
         return backbone in variant.spec.backbones
     return not variant.spec.distilled or rooms.can_be_distilled(backbone)
+
+
+def _system_serves(variant: _Variant, system: str, backbone: str) -> bool:
+    able = inputs.system_file(system, variant.data.where("system")).backbones
+    named = variant.spec.backbones
+    if unable := [b for b in named or [] if b not in able]:
+        raise SpecError(
+            f"{variant.mark}: variant '{variant.name}': system '{system}' is for {', '.join(able)}, "
+            f"not for {unable[0]}"
+        )
+    return backbone in (able if named is None else named)
 
 
 def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
@@ -175,11 +191,11 @@ def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
 def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
     """Return ``data`` with the dotted ``path`` set."""
     head, _, rest = path.partition(".")
-    allowed = (*_PARTS, "teacher", "profile")
+    allowed = (*_PARTS, "teacher", "profile", "params", "inputs")
     if head not in allowed or (head != "teacher") != bool(rest):
         raise SpecError(
-            f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill. "
-            f"or profile."
+            f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill., "
+            f"profile., params. or inputs."
         )
     over = MarkedDict(mark)
     inner = over
@@ -242,6 +258,10 @@ def _student(
                 model = merge(model, _only(part, given))
     if distilled:
         model = objectives.checked(model)
+    system = inputs.system_of(variant.spec, variant.data)
+    if system is not None:
+        model = model.without()
+        model.put("system", system.canonical(), variant.mark)
     return validated(StudentSpec, model, f"{model['model']}")
 
 

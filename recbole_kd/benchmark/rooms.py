@@ -17,7 +17,7 @@ from pydantic import Field
 from recbole_kd.benchmark import prefix, properties
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
-from recbole_kd.benchmark.spec import CellSpec, VariantSpec, teacher_content
+from recbole_kd.benchmark.spec import CellSpec, InputsSpec, VariantSpec, teacher_content
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import DataError, ProfileError, SpecError
@@ -37,6 +37,7 @@ class ModelFile(Strict):
     hparams: dict[str, Any]
     train: TrainSpec
     distill: DistillSpec | None = Field(None, description="only in <Backbone>KD.yaml")
+    inputs: InputsSpec | None = Field(None, description="vectors that the model reads, if any")
 
 
 @cache
@@ -105,6 +106,12 @@ def _recbole_model(name: str, asked_at: object) -> MarkedDict:
 def can_be_distilled(backbone: str) -> bool:
     """Whether a backbone has a KD form; a RecBole model under its own Trainer is a plain baseline only."""
     return f"{backbone}KD" in properties.names("model")
+
+
+def model_inputs(backbone: str, asked_at: object = None) -> InputsSpec | None:
+    """Vectors that a model reads by itself; ``None`` for nearly all."""
+    found = _model_file(backbone, asked_at).get("inputs")
+    return None if found is None else InputsSpec.model_validate(found)
 
 
 def model_defaults(backbone: str, distilled: bool, asked_at: object = None) -> MarkedDict:
@@ -237,12 +244,17 @@ def _build_teacher(folder: Path, cell: CellSpec, split: Split) -> Path:
     spec = TeacherSpec.model_validate(cell.teacher)
     texts = load_item_texts(cell.dataset)
     return build_teacher(
-        spec, split, texts, folder, domain=cell.dataset.domain, progress=_progress(spec.name)
+        spec,
+        split,
+        texts,
+        folder,
+        domain=cell.dataset.domain,
+        progress=progress(f"profiles of {spec.name}", "users"),
     )
 
 
-def _progress(name: str) -> Callable[[int, int], None]:
-    """Print how far the texts of a teacher are, at most every ten seconds."""
+def progress(what: str, unit: str) -> Callable[[int, int], None]:
+    """Print how far the building of ``what`` is, at most every ten seconds."""
     began = said = time.monotonic()
 
     def say(done: int, total: int) -> None:
@@ -251,7 +263,7 @@ def _progress(name: str) -> Callable[[int, int], None]:
         if now - said >= 10 and done:
             said = now
             left = (now - began) / done * (total - done)
-            sys.stderr.write(f"profiles of {name}: {done}/{total} users, {left:.0f} s left\n")
+            sys.stderr.write(f"{what}: {done}/{total} {unit}, {left:.0f} s left\n")
 
     return say
 

@@ -21,6 +21,13 @@ _TEACHER_LABELS = ("name", "description")
 _TEACHER_SPEED = ("batch_size", "device", "api")
 
 
+class InputsSpec(Strict):
+    """Vectors that a system itself reads."""
+
+    items: str | None = Field(None, description="a file of properties/items")
+    teacher: str | None = Field(None, description="a file of properties/profile")
+
+
 class VariantSpec(Strict):
     """One way to train every backbone: with or without a teacher, and what differs from the defaults."""
 
@@ -31,6 +38,9 @@ class VariantSpec(Strict):
     trust_unverified: bool | None = Field(
         None, description="accept an .npz that cannot prove what its vectors saw"
     )
+    system: str | None = Field(None, description="a file of properties/system, laid on the backbone")
+    params: dict[str, Any] | None = Field(None, description="what differs from the system's file")
+    inputs: InputsSpec | None = Field(None, description="other vectors than the system's file names")
     backbones: list[str] | None = Field(None, description="only these; none = all of the experiment")
     hparams: dict[str, Any] | None = None
     train: dict[str, Any] | None = None
@@ -136,6 +146,7 @@ class CellSpec(Strict):
     teacher: dict[str, Any] | None = Field(description="canonical TeacherSpec")
     teacher_source: dict[str, str] | None = Field(description="what the teacher reads -> SHA-256")
     teacher_file: str | None = Field(description="embedding file that exists already")
+    inputs: dict[str, Any] | None = Field(None, description="vectors that the system reads, see inputs.py")
     seed: int = Field(ge=0, description="training stream; the split has its own in dataset.split")
 
     def address(self) -> str:
@@ -144,7 +155,7 @@ class CellSpec(Strict):
         source = dict(self.dataset_source)
         for name in _DATASET_LABELS:
             dataset.pop(name)
-        if self.teacher is None:
+        if self.teacher is None and self.inputs is None:
             source.pop("item", None)
             for name in _DATASET_TEXT:
                 dataset.pop(name)
@@ -152,6 +163,8 @@ class CellSpec(Strict):
         if self.teacher is not None:
             teacher = {"spec": teacher_content(self.teacher), "source": self.teacher_source}
         content = {"dataset": dataset, "source": source, "teacher": teacher, "seed": self.seed}
+        if self.inputs is not None:
+            content["inputs"] = _inputs_content(self.inputs)
         student = self.student.canonical()
         if student["distill"] is not None:
             # Its content stands in teacher_source.
@@ -165,6 +178,17 @@ def teacher_content(teacher: dict[str, Any]) -> dict[str, Any]:
     for part in ("writer", "encoder"):
         if part in content:
             content[part] = {key: value for key, value in content[part].items() if key not in _TEACHER_SPEED}
+    return content
+
+
+def _inputs_content(inputs: dict[str, Any]) -> dict[str, Any]:
+    """What of a cell's inputs decides their vectors."""
+    content: dict[str, Any] = {}
+    if "items" in inputs:
+        content["items"] = teacher_content(inputs["items"])
+    if "users" in inputs:
+        users = inputs["users"]
+        content["users"] = {"spec": teacher_content(users["spec"]), "source": users["source"]}
     return content
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from recbole_kd.baselines import COMPUTED, SERVING
 from recbole_kd.benchmark.prefix import MARK, fit_prefix, rank_prefix
 
 if TYPE_CHECKING:
     from recbole_kd.benchmark.spec import CellSpec
     from recbole_kd.data.profile_table import ProfileTable
     from recbole_kd.data.types import EvalSet, Split
+    from recbole_kd.models.side import SideInputs
     from recbole_kd.ranking import Ranks
     from recbole_kd.training.fit import FitResult, OnEpoch
+    from recbole_kd.training.spec import StudentSpec
 
 Ranker = Callable[["EvalSet"], "Ranks"]
 
 
+def serving_needs(student: StudentSpec) -> str:
+    """``nothing``, or ``vectors`` of profiles that must be at hand for every user who is served."""
+    return SERVING.get(student.model if student.system is None else student.system.name, "nothing")
+
+
 def train(
-    spec: CellSpec, split: Split, profiles: ProfileTable | None, device: str, on_epoch: OnEpoch | None
+    spec: CellSpec,
+    split: Split,
+    profiles: ProfileTable | None,
+    side: SideInputs,
+    device: str,
+    on_epoch: OnEpoch | None,
 ) -> tuple[FitResult, Ranker]:
     """Train the student of a cell.
 
@@ -36,6 +49,11 @@ def train(
         return plain, lambda part: rank_prefix(
             plain.model, part, max_len=length, batch_size=batch, device=device
         )
+    if spec.student.model in COMPUTED:
+        from recbole_kd.baselines.run import fit_computed, rank_computed
+
+        computed, scorer = fit_computed(split, spec.student, side=side, on_epoch=on_epoch)
+        return computed, lambda part: rank_computed(scorer, part, batch_size=batch)
     from recbole_kd.ranking import rank_targets
     from recbole_kd.training.fit import fit
 
@@ -47,6 +65,7 @@ def train(
         device=device,
         max_item_list_length=length,
         on_epoch=on_epoch,
+        side=side,
     )
     return result, lambda part: rank_targets(
         result.model, part, max_len=length, batch_size=batch, device=device

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from recbole_kd.benchmark import machine, rooms
 from recbole_kd.benchmark.artefacts import read_split, split_key
+from recbole_kd.benchmark.inputs import as_taught
 from recbole_kd.benchmark.plan import EXISTS, CellState, Plan
 from recbole_kd.benchmark.spec import CellSpec, teacher_content
 from recbole_kd.strict import digest
@@ -65,9 +66,19 @@ def teacher_costs(plan: Plan, results: Path) -> list[TeacherCost]:
     """
     groups: dict[str, list[CellState]] = {}
     for state in plan.states:
-        if state.planned.spec.teacher is not None:
-            groups.setdefault(_texts_key(state.planned.spec), []).append(state)
+        for taught in _taught(state):
+            groups.setdefault(_texts_key(taught.planned.spec), []).append(taught)
     return [_cost(states, results) for states in groups.values()]
+
+
+def _taught(state: CellState) -> Iterator[CellState]:
+    """The cell once for its teacher, once for the profiles that its system reads when it serves."""
+    cell = state.planned.spec
+    if cell.teacher is not None:
+        yield state
+    if cell.inputs is not None and "users" in cell.inputs:
+        planned = state.planned.model_copy(update={"spec": as_taught(cell)})
+        yield replace(state, planned=planned)
 
 
 def total_line(costs: Iterable[TeacherCost]) -> str:

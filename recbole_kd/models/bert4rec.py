@@ -35,12 +35,12 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
 
     def encode(self, batch: Batch, dropout: ByteDropout | None) -> list[Tensor]:
         """Outputs of block 1..n, each [B, L, H]; attention in both directions inside each piece."""
-        x = embed(self, batch.item_seq, batch.position, dropout)
+        x = embed(self, batch, dropout)
         return encode(self, x, segment_mask(batch.segment, causal=False), dropout)
 
     def target_states(self, batch: Batch, at: Tensor, dropout: ByteDropout | None) -> Tensor:
         """Vectors at the masked positions, [T, E]; the last block is computed only there."""
-        x = embed(self, batch.item_seq, batch.position, dropout)
+        x = embed(self, batch, dropout)
         return self.final(encode_at(self, x, segment_mask(batch.segment, causal=False), at, dropout))
 
     def final(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
 
     def item_table(self) -> tuple[Tensor, Tensor | None]:
         """Item embeddings without the mask token, and the output bias."""
-        return self.item_embedding.weight[: self.n_items], self.output_bias
+        return self.item_weights()[: self.n_items], self.output_bias
 
     def prepare(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Hide items: each with ``mask_ratio``, or, in a share ``ft_ratio`` of pieces, only the last one.
@@ -91,13 +91,18 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
         at = torch.where(full, width - 1, item_seq_len)
         return item_seq.scatter(1, at[:, None], self.mask_token), at
 
-    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        """Vectors at the appended mask token, [B, E]."""
+    def serve_batch(
+        self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None
+    ) -> tuple[Batch, Tensor]:
+        """Append the mask token; its column is the one that is compared."""
         masked, at = self._with_mask(item_seq, item_seq_len)
-        batch = padded_batch(masked, at + 1)
-        x = embed(self, masked, batch.position, None)
-        mask = segment_mask(batch.segment, causal=False)
-        return self.final(encode_one(self, x, mask, at))
+        return padded_batch(masked, at + 1, user), at
+
+    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Tensor:
+        """Vectors at the appended mask token, [B, E]."""
+        batch, at = self.serve_batch(item_seq, item_seq_len, user)
+        x = embed(self, batch, None)
+        return self.final(encode_one(self, x, segment_mask(batch.segment, causal=False), at))
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of one item per row, [B]."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recbole_kd.models.batch import Batch
 from recbole_kd.models.dropout import ByteDropout
@@ -41,7 +40,7 @@ class GRU4RecKD(DistillationMixin, PrefixLossMixin, GRU4Rec):
         """
         if not batch.single:
             raise ValueError("a recurrent backbone needs one piece per row")
-        x = F.embedding(batch.item_seq, self.item_embedding.weight, padding_idx=0)
+        x = self.input_vectors(batch)
         if dropout:
             x = dropout(x, self.dropout_prob)
         return gru_layers(self.gru_layers, x)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recbole_kd.models.batch import Batch
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
@@ -53,12 +54,35 @@ class DistillationMixin:
         """Choose inputs and targets of a training step (masked-item models hide items here)."""
         return batch
 
+    def item_weights(self) -> Tensor:
+        """Vectors of all input tokens [n_items (+ mask token), E]; a system may compute them from text."""
+        model: Any = self
+        weights: Tensor = model.item_embedding.weight
+        return weights
+
+    def input_vectors(self, batch: Batch) -> Tensor:
+        """What stands for every item of a batch before positions are added, [B, L, E]."""
+        return F.embedding(batch.item_seq, self.item_weights(), padding_idx=0)
+
     def item_table(self) -> tuple[Tensor, Tensor | None]:
         """Item embeddings [n_items, E] and output bias [n_items] or None."""
-        model: Any = self
-        return model.item_embedding.weight, None
+        return self.item_weights(), None
 
-    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+    def serve_batch(
+        self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None
+    ) -> tuple[Batch, Tensor]:
+        """Lay histories out for serving.
+
+        Returns
+        -------
+        Batch
+            One piece per row.
+        int64 [B]
+            Column whose output is compared with the items.
+        """
+        return padded_batch(item_seq, item_seq_len, user), item_seq_len - 1
+
+    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Tensor:
         """Vectors compared with the items when serving, [B, E]; as ``full_sort_predict``, only faster.
 
         Parameters
@@ -66,10 +90,12 @@ class DistillationMixin:
         item_seq : int64 [B, L]
             Right-padded histories.
         item_seq_len : int64 [B]
+        user : int64 [B], optional
+            User ids; read only by models that know the user besides the history.
         """
-        batch = padded_batch(item_seq, item_seq_len)
+        batch, at = self.serve_batch(item_seq, item_seq_len, user)
         last = self.encode(batch, None)[-1]
-        return self.final(last[torch.arange(last.shape[0], device=last.device), item_seq_len - 1])
+        return self.final(last[torch.arange(last.shape[0], device=last.device), at])
 
     def attach_teacher(self, spec: DistillSpec, vectors: Tensor, weight: Tensor, seed: int) -> None:
         """Put a distillation head on the model.

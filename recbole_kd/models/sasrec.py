@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recbole_kd.models.batch import Batch, segment_mask
 from recbole_kd.models.dropout import ByteDropout
-from recbole_kd.models.mixin import DistillationMixin, padded_batch
+from recbole_kd.models.mixin import DistillationMixin
 from recbole_kd.models.prefix import PrefixLossMixin
 from recbole_kd.models.transformer import embed, encode, encode_one
 from recbole_kd.models.upstream import SASRec
@@ -26,15 +26,15 @@ class SASRecKD(DistillationMixin, PrefixLossMixin, SASRec):
 
     def encode(self, batch: Batch, dropout: ByteDropout | None) -> list[Tensor]:
         """Outputs of block 1..n, each [B, L, H]; causal attention inside each piece."""
-        x = embed(self, batch.item_seq, batch.position, dropout)
+        x = embed(self, batch, dropout)
         return encode(self, x, segment_mask(batch.segment, causal=True), dropout)
 
     def final(self, x: Tensor) -> Tensor:
         """SASRec compares the last block's output with the items as it is."""
         return x
 
-    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+    def serve_states(self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Tensor:
         """Output at the last item, [B, E]."""
-        batch = padded_batch(item_seq, item_seq_len)
-        x = embed(self, item_seq, batch.position, None)
-        return encode_one(self, x, segment_mask(batch.segment, causal=True), item_seq_len - 1)
+        batch, at = self.serve_batch(item_seq, item_seq_len, user)
+        x = embed(self, batch, None)
+        return self.final(encode_one(self, x, segment_mask(batch.segment, causal=True), at))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_kd.models.batch import Batch
 from recbole_kd.models.dropout import ByteDropout
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -25,10 +26,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def embed(model: Any, item_seq: Tensor, position: Tensor, dropout: ByteDropout | None) -> Tensor:
+def embed(model: Any, batch: Batch, dropout: ByteDropout | None) -> Tensor:
     """Item plus position embedding, LayerNorm, dropout: the input of the first block, [B, L, H]."""
-    item_emb = F.embedding(item_seq, model.item_embedding.weight, padding_idx=0)
-    x = model.LayerNorm(item_emb + F.embedding(position, model.position_embedding.weight))
+    position = F.embedding(batch.position, model.position_embedding.weight)
+    x = model.LayerNorm(model.input_vectors(batch) + position)
     return dropout(x, model.hidden_dropout_prob) if dropout else x
 
 

@@ -18,6 +18,7 @@ from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
 from recbole_kd.models.cross_entropy import resolve_precision
 from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.early_stopping import EarlyStopping
@@ -76,6 +77,7 @@ def fit(
     device: str,
     max_item_list_length: int,
     on_epoch: OnEpoch | None = None,
+    side: SideInputs | None = None,
 ) -> FitResult:
     """Train one student to early stopping on validation.
 
@@ -98,6 +100,8 @@ def fit(
     max_item_list_length : int
     on_epoch : callable, optional
         Called with each row of ``history``.
+    side : SideInputs, optional
+        Text and profile vectors that the model itself reads (``recbole_kd/baselines``).
 
     Raises
     ------
@@ -113,6 +117,8 @@ def fit(
         max_len=max_item_list_length,
         seed=seed,
         device=device,
+        system=spec.system,
+        side=side or SideInputs(split.dataset.n_users),
     )
     model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
     n_parameters = sum(p.numel() for p in model.parameters())

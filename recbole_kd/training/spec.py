@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from recbole_kd.strict import Strict
 
@@ -68,6 +68,13 @@ class DistillSpec(Strict):
         return [self.layer] if isinstance(self.layer, int) else list(self.layer)
 
 
+class SystemSpec(Strict):
+    """A system laid on a backbone (``properties/system``): text initialisation, gates, user tokens."""
+
+    name: str
+    params: dict[str, Any]
+
+
 class StudentSpec(Strict):
     """One student: a RecBole class name or its KD form, and everything that trains it."""
 
@@ -75,3 +82,12 @@ class StudentSpec(Strict):
     hparams: dict[str, Any]
     train: TrainSpec
     distill: DistillSpec | None
+    system: SystemSpec | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_system(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A student without a system is written, and addressed, as before there were any.
+        data: dict[str, Any] = handler(self)
+        if data.get("system") is None:
+            data.pop("system", None)
+        return data

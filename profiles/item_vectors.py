@@ -1,0 +1,107 @@
+"""Item texts to a file of item vectors, the second seam to the student's side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from profiles.encode import encode_texts, encoder_identity
+from profiles.items import Catalogue, Item
+from profiles.progress import Progress
+from profiles.reduce import reduce_vectors
+from profiles.spec import EncoderSpec, ReductionSpec
+from recbole_kd.data.types import Dataset
+from recbole_kd.errors import ProfileError, SpecError
+from recbole_kd.strict import Strict, digest
+
+# Raised when the same spec and texts would give other vectors.
+FORMAT = 1
+_SPEED = ("batch_size", "device", "api")
+
+
+class ItemVectorSpec(Strict):
+    """How items become vectors (``properties/items``)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str
+    encoder: EncoderSpec
+    reduction: ReductionSpec
+
+
+def check_item_names(spec: ItemVectorSpec, where: str) -> ItemVectorSpec:
+    """Look up the registry names of ``spec``.
+
+    Raises
+    ------
+    SpecError
+    """
+    from profiles.encode import ENCODERS
+    from profiles.reduce import REDUCTIONS
+
+    try:
+        ENCODERS.check(spec.encoder.kind)
+        REDUCTIONS.check(spec.reduction.kind)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from error
+    return spec
+
+
+def sentence(item: Item) -> str:
+    """Everything an item says about itself in one line.
+
+    Examples
+    --------
+    >>> sentence(Item("Toy Story", ("Animation", "Comedy"), "", 1995))
+    'Toy Story (1995). Animation, Comedy.'
+    """
+    year = f" ({item.year})" if item.year and str(item.year) not in item.title else ""
+    parts = [item.title + year, item.maker, ", ".join(item.categories)]
+    return " ".join(f"{part}." for part in parts if part)
+
+
+def build_item_vectors(
+    spec: ItemVectorSpec,
+    dataset: Dataset,
+    item_texts: Mapping[str, Mapping[str, str]],
+    cache_dir: Path,
+    *,
+    domain: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Encode the items of a dataset, or find the file; the path is content-addressed.
+
+    Raises
+    ------
+    ProfileError
+        The dataset has no item texts.
+    """
+    from profiles.prompts import domain_for, load_domain
+    from recbole_kd.data.item_vectors import write_item_vectors
+
+    tokens = [str(token) for token in dataset.item_tokens[1:] if str(token) in item_texts]
+    if not tokens:
+        raise ProfileError(f"dataset {dataset.name}: no item texts; set 'text' in its YAML")
+    words = load_domain(domain) if domain else domain_for(list(next(iter(item_texts.values()), {})))
+    catalogue = Catalogue(item_texts, words)
+    sentences = [sentence(catalogue[token]) for token in tokens]
+    texts_digest = digest(list(zip(tokens, sentences, strict=True)))
+    content = spec.canonical()
+    for name in _SPEED:
+        content["encoder"].pop(name)
+    content = {name: content[name] for name in ("encoder", "reduction")}
+    key = digest({"format": FORMAT, **content, "texts": texts_digest})
+    label = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"items-{spec.encoder.kind}-{spec.reduction.kind}")
+    path = Path(cache_dir) / f"{label}-{key}.parquet"
+    if not path.is_file():
+        vectors = reduce_vectors(encode_texts(sentences, spec.encoder, progress), spec.reduction)
+        manifest = {
+            "dataset": dataset.name,
+            "texts_digest": texts_digest,
+            "encoder": encoder_identity(spec.encoder),
+            "reduction": spec.reduction.canonical(),
+        }
+        write_item_vectors(path, tokens, vectors, manifest)
+    return path

@@ -1,0 +1,30 @@
+"""The other systems, on the same split, ranks and statistics. One file each, one line here.
+
+Three kinds, by how they meet the rest:
+
+- ``COMPUTED`` have a closed form: ``compute(split, hparams, side) -> Scorer``.
+- ``TRAINED`` are backbones of their own, trained in sequence mode by ``recbole_kd.training.fit``.
+- ``SYSTEMS`` are laid on a backbone (``system: NAME`` in a variant): text initialisation, gates, user tokens.
+
+Defaults are in ``properties/model/<Name>.yaml`` and ``properties/system/<name>.yaml``.
+"""
+
+from __future__ import annotations
+
+COMPUTED: dict[str, str] = {
+    "Pop": "recbole_kd.baselines.pop:compute",
+    "ItemKNN": "recbole_kd.baselines.itemknn:compute",
+    "EASE": "recbole_kd.baselines.ease:compute",
+    "ProfileNearest": "recbole_kd.baselines.profile_nearest:compute",
+}
+"""name -> function; ranks whole histories, so that users who were never trained on are served."""
+
+TRAINED: dict[str, str] = {}
+"""name -> class with the methods that training and ranking call of a student."""
+
+SYSTEMS: dict[str, str] = {}
+"""name -> class that is put left of a backbone's."""
+
+SERVING: dict[str, str] = {"ProfileNearest": "vectors", "profile-token": "vectors", "kar": "vectors"}
+"""What a system needs for every user it serves; the others need ``nothing``. Vectors are profiles, written by
+whatever wrote the teacher's texts; item vectors are folded into the item table when training ends."""
