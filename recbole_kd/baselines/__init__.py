@@ -19,7 +19,12 @@ COMPUTED: dict[str, str] = {
 }
 """name -> function; ranks whole histories, so that users who were never trained on are served."""
 
-TRAINED: dict[str, str] = {}
+TRAINED: dict[str, str] = {
+    "BPR": "recbole_kd.baselines.bpr:BPR",
+    "FPMC": "recbole_kd.baselines.fpmc:FPMC",
+    "NARM": "recbole_kd.baselines.narm:NARM",
+    "Caser": "recbole_kd.baselines.caser:Caser",
+}
 """name -> class with the methods that training and ranking call of a student."""
 
 SYSTEMS: dict[str, str] = {}

@@ -121,7 +121,7 @@ def fit(
         side=side or SideInputs(split.dataset.n_users),
     )
     model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
-    n_parameters = sum(p.numel() for p in model.parameters())
+    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     schedule = _attach(model, split, spec, profiles, seed, device)
     run = _Run(model, split, spec, seed, device, max_item_list_length)
     stopping = EarlyStopping(spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0)
