@@ -289,7 +289,7 @@ def baseline_cells(place, write_experiment, names):
 
 
 def test_a_recbole_model_is_a_baseline_ranked_as_ours(place, write_experiment):
-    found = baseline_cells(place, write_experiment, ["Caser", "FPMC", "recbole:SASRec"])
+    found = baseline_cells(place, write_experiment, ["Caser", "recbole:FPMC", "recbole:SASRec"])
     for manifest, run in found.values():
         ranks = pq.read_table(run / "ranks.parquet").to_pandas()
         assert len(ranks) == 60
