@@ -62,7 +62,7 @@ class SequenceTrained:
         """Loss of one batch; there is never a distillation term."""
         return self.rec_loss(self.states(batch, dropout, None), batch.target[batch.target > 0], rng), None
 
-    def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None) -> Tensor:
+    def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float) -> Tensor:
         """The one loss there is."""
         return loss_rec
 
