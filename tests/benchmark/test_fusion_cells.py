@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
+from recbole_kd.benchmark import reproduce
 from recbole_kd.benchmark.artefacts import build
 from recbole_kd.benchmark.resolve import load_experiment
-from recbole_kd.errors import ProfileError, SpecError
+from recbole_kd.errors import ProfileError, SpecError, StoreError
 from tests.benchmark.conftest import SMALL
 
 USERS = [f"u{n}" for n in range(1, 31)]
@@ -67,6 +69,21 @@ def test_a_missing_or_wrong_file_of_confidences_stops_before_any_cell(kd, place)
     path.write_text("user,grounding\nu1,1\nghost,1\n")
     with pytest.raises(ProfileError, match="row 1, field user: user 'ghost' is not in dataset tiny"):
         build(place / "results", load_experiment(kd(confidence=str(path))).cells)
+
+
+def test_a_run_is_not_reproduced_with_other_confidences(kd, place, monkeypatch):
+    confidence = _confidence(place / "a.csv", 0.5)
+    cell = _kd_cell(kd(confidence=confidence))
+    run = place / "run"
+    run.mkdir()
+    (run / "spec.yaml").write_text(yaml.safe_dump(cell.spec.canonical()))
+    manifest = {"cell": cell.cell, "written_as": cell.label.canonical()}
+    monkeypatch.setattr(reproduce.rundir, "read_manifest", lambda run: manifest)
+    monkeypatch.setattr(reproduce.rundir, "fault", lambda run, cell: None)
+    assert reproduce.load_cell(run)[0].cell == cell.cell
+    _confidence(place / "a.csv", 0.7)
+    with pytest.raises(StoreError, match="file of confidences is not the one"):
+        reproduce.load_cell(run)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,34 @@ def test_confidence_weighs_users():
     torch.testing.assert_close(head(state, user), each.sum() / 4)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"coverage": "all"},
+        {"projector": "mlp", "projection": "teacher"},
+        {"target": "whitened-zca"},
+        {"target": "whitened-pca", "several_profiles": "attention"},
+        {"target": "unit", "several_profiles": "nearest"},
+        {"several_profiles": "attention", "projection": "teacher"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("confidence", [False, True])
+def test_users_without_a_profile_have_no_gradient(changes, confidence):
+    torch.manual_seed(0)
+    weight = torch.rand(5, 2) * torch.tensor([[0, 0], [1, 1], [1, 0], [0, 0], [0, 1]])
+    weight = weight if confidence else weight > 0
+    head = _head(torch.randn(5, 2, 4), weight, **changes)
+    state = torch.randn(5, 6, requires_grad=True)
+    head(state, torch.arange(5), torch.rand(5)).backward()
+    assert bool(state.grad.isfinite().all())
+    assert state.grad.abs().sum(1).gt(0).tolist() == [False, True, True, False, True]
+    nobody = head(state[[0, 3]], torch.tensor([0, 3]))
+    assert float(nobody.detach()) == 0.0
+    (gradient,) = torch.autograd.grad(nobody, state)
+    assert bool((gradient == 0).all())
+
+
 def test_confidence_of_several_profiles():
     """The mean is weighted; the user counts with the mean confidence of the profiles that exist."""
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[2.0, 2.0], [7.0, 7.0]], [[0.0, 0.0], [0.0, 0.0]]])
