@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analysis.load import Results
     from analysis.table import Table
 
-TABLES = ("main", "tests", "power", "history", "popularity", "new-users", "cost", "ablation")
+TABLES = ("main", "tests", "power", "history", "popularity", "new-users", "cost", "protocol", "ablation")
 
 
 def _experiment(text: str) -> Path:
@@ -122,7 +122,7 @@ def tables(
             "tests": made.evidence_table,
             "power": made.power_table,
         }
-        simple["cost"] = made.cost_table
+        simple |= {"cost": made.cost_table, "protocol": made.protocol_table}
         if table not in simple:
             raise SpecError(f"--table '{table}': expected one of {', '.join(TABLES)}")
         chosen = simple[table](results)

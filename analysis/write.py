@@ -11,7 +11,7 @@ from analysis.comparison import compare, comparison_frame
 from analysis.files import write_atomic
 from analysis.load import load_results
 from analysis.table import csv_text
-from analysis.tables import main_table
+from analysis.tables import main_table, protocol_table
 
 
 def write_outputs(experiment_dir: str | Path, *, masked: bool = False, figures: bool = True) -> list[Path]:
@@ -29,8 +29,8 @@ def write_outputs(experiment_dir: str | Path, *, masked: bool = False, figures: 
     Returns
     -------
     list of Path
-        ``table.md``, ``table.csv``, ``table.tex``, ``comparisons.csv`` (all metrics, one family),
-        ``gains.pdf``, ``gains.png``.
+        ``table.md`` (the protocol below it), ``table.csv``, ``table.tex``, ``comparisons.csv`` (all
+        metrics, one family), ``gains.pdf``, ``gains.png``.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def write_outputs(experiment_dir: str | Path, *, masked: bool = False, figures: 
     table = main_table(results, comparisons=primary)
     folder = results.directory
     paths = [
-        write_atomic(folder / "table.md", table.to_markdown()),
+        write_atomic(folder / "table.md", f"{table.to_markdown()}\n{protocol_table(results).to_markdown()}"),
         write_atomic(folder / "table.csv", table.to_csv()),
         write_atomic(folder / "table.tex", table.to_latex()),
         write_atomic(

@@ -23,7 +23,14 @@ from analysis.load import Results, load_results
 from analysis.report.extras import read_list, tuning_frame, tuning_table, user_view
 from analysis.slices import compare_slices
 from analysis.table import Table
-from analysis.tables import cost_table, evidence_table, main_table, power_table, slice_table
+from analysis.tables import (
+    cost_table,
+    evidence_table,
+    main_table,
+    power_table,
+    protocol_table,
+    slice_table,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def _protocol(results: Results) -> list[dict[str, Any]]:
 def _tables(results: Results) -> tuple[list[Table], list[Picture]]:
     """Tables, and the figures that share their computation."""
     primary = compare(results)
-    tables = [main_table(results, comparisons=primary)]
+    tables = [main_table(results, comparisons=primary), protocol_table(results)]
     pictures = []
     if any(c.result for c in primary):
         title = f"Paired gains on {primary[0].metric}"

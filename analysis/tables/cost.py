@@ -18,6 +18,8 @@ def _priced(results: Results, cells: list[str]) -> dict[str, float]:
     for cell in cells:
         cost = results.manifests[cell].get("cost")
         for key, value in (cost if isinstance(cost, dict) else {}).items():
+            if key == "train_seconds":  # the table's own column
+                continue
             if isinstance(value, int | float) and not isinstance(value, bool):
                 totals.setdefault(f"cost_{key}", []).append(float(value))
     return {k: sum(v) / len(v) for k, v in sorted(totals.items())}
@@ -45,13 +47,18 @@ def cost_frame(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _digits(name: str) -> int:
+    """Counts have no decimals."""
+    return 0 if name.endswith(("_tokens", "_calls")) else 2
+
+
 def cost_table(results: Results, *, digits: int = 4) -> Table:
     """Quality beside training cost and, where the manifests have it, serving cost."""
     frame = cost_frame(results)
     priced = [c for c in frame.columns if c.startswith("cost_")]
     heads = {"train_seconds": ("Seconds", 1), "epochs": ("Epochs", 1), "peak_memory_mb": ("Peak MB", 0)}
     heads |= {"n_parameters": ("Parameters", 0), "profile_coverage": ("Coverage", 2)}
-    heads |= {c: (c.removeprefix("cost_").replace("_", " "), 2) for c in priced}
+    heads |= {c: (c.removeprefix("cost_").replace("_", " "), _digits(c)) for c in priced}
     rows: list[tuple[Cell, ...]] = []
     groups: list[int] = []
     group = None
@@ -69,7 +76,8 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
         title=f"{results.experiment}: cost",
         caption=(
             f"Means over finished runs; trained on {wording.listing(devices) or 'no device yet'}. Seconds "
-            "are training time as the run measured it, on a machine that other runs may have shared."
+            "are training time as the run measured it, on a machine that other runs may have shared. What "
+            "begins with llm is the sum over the teacher's texts, spent once for all runs that share them."
         ),
         columns=(
             *(Column(c, "l") for c in ("Dataset", "Backbone", "Variant")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:
     from recbole_kd.benchmark.console import Reporter
-    from recbole_kd.benchmark.engines import Where
+    from recbole_kd.benchmark.placement import Where
     from recbole_kd.benchmark.resolve import Experiment
     from recbole_kd.benchmark.spec import PlannedCell
 
@@ -57,7 +58,9 @@ WorkersOpt = Annotated[
 SchedulerOpt = Annotated[
     str | None, typer.Option("--scheduler", help="A running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
 ]
-DeviceOpt = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto (cuda where there is one).")]
+DeviceOpt = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto (cuda where there is one).")
+]
 SlurmOpt = Annotated[str | None, typer.Option("--slurm", help="A SLURM profile (properties/slurm).")]
 PerGpuOpt = Annotated[int, typer.Option("--cells-per-gpu", min=1, help="Small cells that share one GPU.")]
 TrackerOpt = Annotated[
@@ -86,14 +89,9 @@ def run(
     as_json: JsonOpt = False,
 ) -> None:
     """Run the missing cells of an experiment and write its tables; the same command resumes."""
-    from recbole_kd.benchmark.engines import Where
-    from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.placement import Where
 
-    loaded = load_experiment(experiment)
-    if use_tuned:
-        from recbole_kd.benchmark.tuning import tuned
-
-        loaded = tuned(loaded, results)
+    loaded = loaded_experiment(experiment, results, use_tuned)
     where = Where(workers, scheduler, slurm, device, per_gpu)
     sweep(loaded, chosen(loaded, only), results, where, tracked(reporter(quiet, as_json), tracker, results))
 
@@ -104,6 +102,7 @@ def plan(
     results: ResultsOpt = RESULTS,
     only: OnlyOpt = None,
     workers: WorkersOpt = None,
+    use_tuned: TunedOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Print the cells, which exist, the estimated time and the LLM cost of the teachers; changes nothing."""
@@ -111,10 +110,9 @@ def plan(
 
     from recbole_kd.benchmark.machine import usable_cores
     from recbole_kd.benchmark.plan import make_plan, rows
-    from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
 
-    loaded = load_experiment(experiment)
+    loaded = loaded_experiment(experiment, results, use_tuned, keep=False)
     cells = chosen(loaded, only)
     made = make_plan(loaded.cells if cells is None else cells, results)
     left = made.seconds_left(workers or usable_cores())
@@ -140,6 +138,24 @@ def _known(seconds: float | None) -> str:
     return "unknown until one cell of every kind has run" if seconds is None else f"about {duration(seconds)}"
 
 
+def loaded_experiment(name: str, results: Path, use_tuned: bool, keep: bool = True) -> Experiment:
+    """An experiment, with the best parameters of ``tune`` where asked.
+
+    Parameters
+    ----------
+    keep : bool
+        Copy the tuning history beside the tables of the tuned experiment.
+    """
+    from recbole_kd.benchmark.resolve import load_experiment
+
+    loaded = load_experiment(name)
+    if not use_tuned:
+        return loaded
+    from recbole_kd.benchmark.tuning import tuned
+
+    return tuned(loaded, results, keep=keep)
+
+
 def chosen(experiment: Experiment, only: str | None) -> list[PlannedCell] | None:
     """Cells that pass ``--only``; ``None`` without it."""
     if only is None:
@@ -162,13 +178,16 @@ def sweep(
 ) -> None:
     """Run cells of an experiment and turn the result into an exit status."""
     from recbole_kd.benchmark.artefacts import build, build_in_child
-    from recbole_kd.benchmark.engines import make_engine
+    from recbole_kd.benchmark.placement import make_engine
     from recbole_kd.benchmark.sweep import run_sweep
 
     builder = build if where.workers == 0 else build_in_child
     engine, device = make_engine(where)
     try:
-        done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
+        # A running cluster is asked first: its workers are counted in the estimate, a wrong address is
+        # found before anything is built.
+        with engine if where.scheduler is not None else nullcontext():
+            done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
         raise typer.Exit(130) from None

@@ -15,12 +15,15 @@ from recbole_kd.benchmark.cli import (
     ExperimentArg,
     JsonOpt,
     OnlyOpt,
+    PerGpuOpt,
     QuietOpt,
     ResultsOpt,
     SchedulerOpt,
     SlurmOpt,
+    TunedOpt,
     WorkersOpt,
     chosen,
+    loaded_experiment,
     reporter,
     sweep,
 )
@@ -36,7 +39,7 @@ def reproduce(
     as_json: JsonOpt = False,
 ) -> None:
     """Run one cell again from its run directory and say whether its ranks are the same."""
-    from recbole_kd.benchmark.engines import resolve_device
+    from recbole_kd.benchmark.placement import resolve_device
     from recbole_kd.benchmark.reproduce import DIFFERENT
     from recbole_kd.benchmark.reproduce import reproduce as again
 
@@ -63,24 +66,25 @@ def rerun(
     scheduler: SchedulerOpt = None,
     slurm: SlurmOpt = None,
     device: DeviceOpt = "auto",
+    per_gpu: PerGpuOpt = 1,
+    use_tuned: TunedOpt = False,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the failed cells of an experiment again, and no others."""
     from recbole_kd.benchmark import record
-    from recbole_kd.benchmark.engines import Where
-    from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.placement import Where
 
     if not failed:
         raise UserError("rerun: say what to run again: --failed (missing cells are what 'run' runs)")
-    loaded = load_experiment(experiment)
+    loaded = loaded_experiment(experiment, results, use_tuned)
     known = (record.read(results, loaded.name) or {}).get("failures", [])
     cells = {str(failure["cell"]) for failure in known}
     again = [cell for cell in loaded.cells if cell.cell in cells]
     if not again:
         typer.echo(f"no cell of {loaded.name} has failed")
         return
-    sweep(loaded, again, results, Where(workers, scheduler, slurm, device), reporter(quiet, as_json))
+    sweep(loaded, again, results, Where(workers, scheduler, slurm, device, per_gpu), reporter(quiet, as_json))
 
 
 def tune(
@@ -95,6 +99,7 @@ def tune(
     scheduler: SchedulerOpt = None,
     slurm: SlurmOpt = None,
     device: DeviceOpt = "auto",
+    per_gpu: PerGpuOpt = 1,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -102,7 +107,7 @@ def tune(
     from dataclasses import replace
 
     from recbole_kd.benchmark.artefacts import build, build_in_child
-    from recbole_kd.benchmark.engines import Where, make_engine
+    from recbole_kd.benchmark.placement import Where, make_engine
     from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.tuning import load_tuning
     from recbole_kd.benchmark.tuning import tune as search
@@ -110,7 +115,7 @@ def tune(
     loaded = load_experiment(experiment)
     cells = chosen(loaded, only)
     loaded = loaded if cells is None else replace(loaded, cells=cells)
-    engine, device = make_engine(Where(workers, scheduler, slurm, device))
+    engine, device = make_engine(Where(workers, scheduler, slurm, device, per_gpu))
     path = search(
         loaded,
         load_tuning(space, trials),
@@ -120,8 +125,10 @@ def tune(
         device=device,
         build=build if workers == 0 else build_in_child,
     )
+    where = "" if results == RESULTS else f" --results {results}"
     typer.echo(
-        f"tuned; the history is {path}; now: python run_benchmark.py run {experiment} --tuned", err=True
+        f"tuned; the history is {path}; now: python run_benchmark.py run {experiment} --tuned{where}",
+        err=True,
     )
 
 

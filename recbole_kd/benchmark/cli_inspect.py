@@ -85,13 +85,14 @@ def prune(
     results: ResultsOpt = RESULTS,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
     cache: Annotated[bool, typer.Option("--cache", help="Also the stored splits and teacher files.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="Also the runs of tuning trials.")] = False,
 ) -> None:
     """Delete runs that no experiment names, corrupt ones that were set aside, and leftovers."""
     from recbole_kd.benchmark.status import prunable, remove
 
     if not results.is_dir():
         raise UserError(f"{results}: no such results folder")
-    found = prunable(results, cache)
+    found = prunable(results, cache, trials)
     for path, why in found:
         typer.echo(f"{'deleting' if yes else 'would delete'} {path} ({why})")
     if not found:

@@ -28,8 +28,8 @@ def train(
     """Train and test one model as RecBole's run_recbole does; further keys as --key=value."""
     from recbole_kd.benchmark import rundir
     from recbole_kd.benchmark.artefacts import build
-    from recbole_kd.benchmark.engines import resolve_device
     from recbole_kd.benchmark.executor import FAILED, CellTask, run_cell
+    from recbole_kd.benchmark.placement import resolve_device
     from recbole_kd.benchmark.train import plan_cell, read_config, sort_keys
 
     flat = sort_keys(read_config(config_files.split(), context.args), model, dataset)

@@ -151,10 +151,13 @@ class RichReporter:
         if self._quiet and not final:
             return
         from analysis.load import load_results
-        from analysis.tables import console_table
+        from analysis.tables import console_table, protocol_lines
 
-        self._console.print(console_table(load_results(folder)))
+        results = load_results(folder)
+        self._console.print(console_table(results))
         if final and not self._quiet:
+            for line in protocol_lines(results):
+                self._console.print(line, markup=False)
             self._console.print(f"tables, figure and report: {folder}/", markup=False)
 
     @contextmanager

@@ -8,11 +8,10 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from recbole_kd.benchmark import machine
 from recbole_kd.benchmark.executor import BUSY, FAILED, THREAD_VARIABLES, CellTask, Outcome, run_cell
+from recbole_kd.benchmark.workers import check_workers
 from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ class DaskEngine:
         How long a running scheduler may take to answer.
     slurm : SlurmSpec or None
         Ask SLURM for workers.
+    per_gpu : int
+        Cells that share the GPU of a SLURM job.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class DaskEngine:
         function: CellFunction = run_cell,
         patience: str = "15s",
         slurm: SlurmSpec | None = None,
+        per_gpu: int = 1,
     ) -> None:
         self.workers = len(gpus) or workers
         self._scheduler = scheduler
@@ -110,7 +112,7 @@ class DaskEngine:
         self._resources = resources
         self._function = function
         self._patience = patience
-        self._slurm = slurm
+        self._slurm, self._per_gpu = slurm, per_gpu
         self._kept: tuple[ExitStack, Any] | None = None
 
     def run(self, tasks: Sequence[CellTask]) -> Outcomes:
@@ -176,12 +178,13 @@ class DaskEngine:
                 raise UserError(
                     f"--scheduler {self._scheduler}: no Dask scheduler answers there ({error})"
                 ) from error
-            self.workers = max(1, sum(client.nthreads().values()))
-            return stack.enter_context(client)
+            stack.enter_context(client)
+            self.workers = check_workers(client, self._scheduler, self._resources)
+            return client
         if self._slurm is not None:
             from recbole_kd.benchmark.slurm import start_cluster
 
-            cluster = stack.enter_context(start_cluster(self._slurm, workers))
+            cluster = stack.enter_context(start_cluster(self._slurm, workers, self._per_gpu))
         else:
             cluster = stack.enter_context(self._cluster(workers))
         return stack.enter_context(Client(cluster, set_as_default=False))
@@ -252,78 +255,3 @@ def _dask_settings() -> dict[str, Any]:
 def _quiet_logs() -> None:
     for name in ("distributed", "tornado", "bokeh"):
         logging.getLogger(name).setLevel(logging.CRITICAL if not sys.flags.dev_mode else logging.WARNING)
-
-
-def resolve_device(device: str) -> tuple[str, list[str]]:
-    """Turn ``auto`` into ``cuda`` or ``cpu``.
-
-    Returns
-    -------
-    device : str
-    gpus : list of str
-        Names for ``CUDA_VISIBLE_DEVICES``; empty for ``cpu``.
-
-    Raises
-    ------
-    UserError
-        Another name than cpu, cuda, cuda:N and auto.
-    """
-    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
-        raise UserError(f"--device {device}: use cpu, cuda or auto")
-    gpus = machine.visible_gpus() if device != "cpu" else []
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
-    return device, gpus
-
-
-@dataclass(frozen=True)
-class Where:
-    """What the command line says about where cells run.
-
-    Attributes
-    ----------
-    workers : int or None
-        Cells at a time; 0 = in this process; ``None`` = one per core, or per GPU.
-    scheduler : str or None
-        Address of a running Dask scheduler.
-    slurm : str or None
-        A SLURM profile.
-    device : str
-        cpu, cuda or auto.
-    per_gpu : int
-        Cells that share one GPU.
-    """
-
-    workers: int | None = None
-    scheduler: str | None = None
-    slurm: str | None = None
-    device: str = "auto"
-    per_gpu: int = 1
-
-
-def make_engine(where: Where) -> tuple[Engine, str]:
-    """Engine and device for what the command line asks."""
-    if where.slurm is not None and where.scheduler is not None:
-        raise UserError("--slurm and --scheduler: give one of them")
-    if where.slurm is not None:
-        return _slurm_engine(where.slurm, where.device, where.per_gpu)
-    device, gpus = resolve_device(where.device)
-    if where.workers == 0:
-        return SerialEngine(), device
-    share = {"GPU": 1.0 / where.per_gpu} if device.startswith("cuda") else None
-    if where.scheduler is not None:
-        return DaskEngine(1, scheduler=where.scheduler, resources=share), device
-    if gpus:
-        places = [gpus[i % len(gpus)] for i in range(where.workers or len(gpus) * where.per_gpu)]
-        return DaskEngine(1, gpus=places), device
-    return DaskEngine(where.workers or machine.usable_cores()), device
-
-
-def _slurm_engine(slurm: str, device: str, per_gpu: int) -> tuple[Engine, str]:
-    from recbole_kd.benchmark.slurm import load_slurm
-
-    spec = load_slurm(slurm)
-    if device == "auto":
-        device = "cuda" if spec.gpus else "cpu"
-    share = {"GPU": 1.0 / per_gpu} if device.startswith("cuda") else None
-    return DaskEngine(spec.jobs, slurm=spec, resources=share), device

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from recbole_kd.baselines import COMPUTED
 from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, read_split
+from recbole_kd.benchmark.cost import run_cost
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.spec import CellLabel, CellSpec
 from recbole_kd.errors import UserError
@@ -42,6 +45,9 @@ _PROTOCOL = (
     "candidates",
     "seen_items",
 )
+# Random streams and thread counts belong to a process: a Dask worker with several threads must not
+# train two cells at once.
+_ONE_AT_A_TIME = threading.Lock()
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -108,9 +114,10 @@ def run_cell(task: CellTask, on_epoch: OnEpoch | None = None) -> Outcome:
     begin = time.perf_counter()
     results = Path(task.results)
     try:
-        with try_lock(results, f"cell-{task.cell}") as held:
+        with _ONE_AT_A_TIME, try_lock(results, f"cell-{task.cell}") as held:
             if not held:
                 return Outcome(task.cell, BUSY)
+            begin = time.perf_counter()
             path = rundir.run_path(results, task.cell)
             if path.exists() and rundir.fault(path, task.cell) is None:
                 return Outcome(task.cell, EXISTS)
@@ -134,6 +141,7 @@ def limit_threads() -> None:
 def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     begin = time.perf_counter()
     machine.reset_peak_memory()
+    machine.reset_gpu_peak(task.device)
     limit_threads()
     from recbole_kd.benchmark.inputs import read_inputs
     from recbole_kd.benchmark.students import serving_needs, train
@@ -143,7 +151,8 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     profiles = _profiles(spec, task.teacher, split)
     side = read_inputs(task.inputs, split)
     loaded = time.perf_counter()
-    result, rank = train(spec, split, profiles, side, task.device, on_epoch)
+    scratch = partial(rundir.scratch, results, task.cell)
+    result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch)
     fitted = time.perf_counter()
     ranks = {"valid": rank(split.valid), "test": rank(split.test)}
     done = time.perf_counter()
@@ -167,7 +176,9 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
             "rank": done - fitted,
             "total": done - begin,
         },
+        "cost": run_cost(spec, None if profiles is None else profiles.manifest, result.seconds),
         "peak_memory_mb": round(machine.peak_memory_mb(), 1),
+        "peak_gpu_memory_mb": machine.gpu_peak_mb(task.device),
         "seeds": {"training": spec.seed, "data": spec.dataset.split.seed},
         "device": _device_name(task.device),
         "machine": machine.machine(),

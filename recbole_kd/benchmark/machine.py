@@ -50,6 +50,23 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2
 
 
+def reset_gpu_peak(device: str) -> None:
+    """Begin a new measurement of the memory that tensors take on a GPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_peak_mb(device: str) -> float | None:
+    """Peak memory of tensors on a GPU since :func:`reset_gpu_peak`, MB; ``None`` on a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return round(float(torch.cuda.max_memory_allocated(device)) / 1024**2, 1)
+
+
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that numbers depend on."""
@@ -79,7 +96,22 @@ def code() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Kind of machine; no host name, which says nothing about the numbers."""
-    return {"system": platform.system(), "machine": platform.machine(), "cores": usable_cores()}
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": usable_cores(),
+    }
+
+
+@lru_cache(maxsize=1)
+def processor() -> str | None:
+    """Model of the processor (sums are rounded otherwise on another kind); ``None`` where unknown."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or None
 
 
 def usable_cores() -> int:

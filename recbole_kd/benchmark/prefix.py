@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +65,15 @@ def fit_prefix(
     seed: int,
     device: str,
     max_item_list_length: int,
+    folder: Path,
     on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train a RecBole model with RecBole's Trainer to its early stopping.
+
+    Parameters
+    ----------
+    folder : Path
+        For the Trainer's checkpoints.
 
     Raises
     ------
@@ -84,39 +89,38 @@ def fit_prefix(
     from recbole_kd.training.fit import FitResult
 
     name = spec.model.removeprefix(MARK)
-    with tempfile.TemporaryDirectory(prefix="recbole_kd-") as folder:
-        init_seed(seed, True)
-        data = recbole_loaders(
-            split,
-            name,
-            _settings(spec, get_model(name), seed),
-            max_item_list_length=max_item_list_length,
-            checkpoint_dir=Path(folder),
-            device=device,
-        )
-        init_seed(seed, True)
-        try:
-            model = get_model(name)(data.config, data.train.dataset).to(device)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SpecError(f"hparams: RecBole's {name} does not take them ({error})") from error
-        trainer = PrefixTrainer(data.config, model)
-        history: list[dict[str, Any]] = []
-        began = time.perf_counter()
+    init_seed(seed, True)
+    data = recbole_loaders(
+        split,
+        name,
+        _settings(spec, get_model(name), seed),
+        max_item_list_length=max_item_list_length,
+        checkpoint_dir=folder,
+        device=device,
+    )
+    init_seed(seed, True)
+    try:
+        model = get_model(name)(data.config, data.train.dataset).to(device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"hparams: RecBole's {name} does not take them ({error})") from error
+    trainer = PrefixTrainer(data.config, model)
+    history: list[dict[str, Any]] = []
+    began = time.perf_counter()
 
-        def note(epoch: int, score: float) -> None:
-            row = {
-                "epoch": epoch + 1,
-                "phase": "plain",
-                "loss": float(trainer.train_loss_dict[epoch]),
-                f"valid_{spec.train.valid_metric.lower()}": float(score),
-                "seconds": time.perf_counter() - began - sum(r["seconds"] for r in history),
-            }
-            history.append(row)
-            if on_epoch:
-                on_epoch(row)
+    def note(epoch: int, score: float) -> None:
+        row = {
+            "epoch": epoch + 1,
+            "phase": "plain",
+            "loss": float(trainer.train_loss_dict[epoch]),
+            f"valid_{spec.train.valid_metric.lower()}": float(score),
+            "seconds": time.perf_counter() - began - sum(r["seconds"] for r in history),
+        }
+        history.append(row)
+        if on_epoch:
+            on_epoch(row)
 
-        trainer.fit(data.train, data.valid, verbose=False, saved=True, show_progress=False, callback_fn=note)
-        trainer._load(trainer.saved_model_file)
+    trainer.fit(data.train, data.valid, verbose=False, saved=True, show_progress=False, callback_fn=note)
+    trainer._load(trainer.saved_model_file)
     model.eval()
     scores = [row[f"valid_{spec.train.valid_metric.lower()}"] for row in history]
     return FitResult(

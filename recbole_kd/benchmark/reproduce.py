@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import yaml
 
 from recbole_kd.benchmark import machine, rooms, rundir
-from recbole_kd.benchmark.artefacts import build_in_child
+from recbole_kd.benchmark.artefacts import Artefacts, build_in_child
 from recbole_kd.benchmark.executor import FAILED, CellTask, run_cell
+from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, PlannedCell
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.errors import StoreError, UserError
@@ -89,17 +88,30 @@ def reproduce(run: Path, device: str, tolerance: float) -> Verdict:
     planned, manifest = load_cell(run)
     results = run.resolve().parent.parent
     files = build_in_child(results, [planned])[planned.cell]
-    folder = Path(tempfile.mkdtemp(prefix=".reproduce-", dir=results))
-    try:
-        metrics = tuple(manifest["metrics"]["test"])
-        task = CellTask.build(folder, planned.cell, planned.label, planned.spec, files, device, metrics)
-        outcome = run_cell(task)
-        if outcome.status == FAILED:
-            raise UserError(f"{run}: the cell failed this time: {outcome.error}")
-        again = rundir.run_path(folder, planned.cell)
-        return _compare(run, again, manifest, rundir.read_manifest(again), tolerance)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    # The lock keeps a sweep that starts meanwhile from taking the folder for a leftover.
+    with try_lock(results, f"cell-{planned.cell}") as held:
+        if not held:
+            raise UserError(f"{run}: another process is at this cell; try again when it has ended")
+        with rundir.scratch(results, planned.cell) as folder:
+            return _again(run, planned, manifest, files, folder, device, tolerance)
+
+
+def _again(
+    run: Path,
+    planned: PlannedCell,
+    manifest: dict[str, Any],
+    files: Artefacts,
+    folder: Path,
+    device: str,
+    tolerance: float,
+) -> Verdict:
+    metrics = tuple(manifest["metrics"]["test"])
+    task = CellTask.build(folder, planned.cell, planned.label, planned.spec, files, device, metrics)
+    outcome = run_cell(task)
+    if outcome.status == FAILED:
+        raise UserError(f"{run}: the cell failed this time: {outcome.error}")
+    again = rundir.run_path(folder, planned.cell)
+    return _compare(run, again, manifest, rundir.read_manifest(again), tolerance)
 
 
 def _compare(
@@ -119,10 +131,15 @@ def _compare(
         name: (value, after["metrics"]["test"][name]) for name, value in before["metrics"]["test"].items()
     }
     gap = max(abs(a - b) for a, b in tested.values())
-    same_device = before["device"] == after["device"]
+    same_device = _place(before) == _place(after)
     close = not same_device and gap <= tolerance
     status = IDENTICAL if moved == 0 else CLOSE if close else DIFFERENT
     return Verdict(status, moved, tested, _changes(before, after))
+
+
+def _place(manifest: dict[str, Any]) -> tuple[Any, Any]:
+    """Device and kind of processor: on another one, sums are rounded otherwise."""
+    return manifest["device"], manifest["machine"].get("processor")
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,22 @@ def write_run(
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
     return final
+
+
+@contextmanager
+def scratch(results: Path, cell: str) -> Iterator[Path]:
+    """A folder for the files of a cell at work; if its process is killed, the next sweep deletes it.
+
+    The caller holds the lock of the cell.
+    """
+    runs = runs_folder(results)
+    with _explained(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_TMP}{cell}-", dir=runs))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def orphans(results: Path) -> Iterator[tuple[str, Path]]:

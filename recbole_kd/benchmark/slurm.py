@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,16 @@ class SlurmSpec(Strict):
     cores: int = Field(ge=1)
     memory: str
     walltime: str
-    gpus: int = Field(ge=0)
+    gpus: int = Field(ge=0, le=1, description="a cell uses one; ask for more jobs instead")
     directives: list[str]
     prologue: list[str]
     interface: str | None
     host: str | None
     logs: str | None
+
+    def cells(self, per_gpu: int) -> int:
+        """Cells that one job runs at a time: one per core, or those that share its GPU."""
+        return per_gpu if self.gpus else self.cores
 
 
 def load_slurm(name: str) -> SlurmSpec:
@@ -37,8 +42,15 @@ def load_slurm(name: str) -> SlurmSpec:
     return validated(SlurmSpec, properties.load("slurm", name, "--slurm"), "slurm")
 
 
-def start_cluster(spec: SlurmSpec, cells: int) -> Any:
+def start_cluster(spec: SlurmSpec, cells: int, per_gpu: int = 1) -> Any:
     """Start a Dask scheduler here and ask SLURM for workers; they come as the site lets them.
+
+    Parameters
+    ----------
+    cells : int
+        How many can run at a time; no more jobs than these need are asked for.
+    per_gpu : int
+        Cells that share the GPU of a job.
 
     Raises
     ------
@@ -54,15 +66,18 @@ def start_cluster(spec: SlurmSpec, cells: int) -> Any:
     if shutil.which("sbatch") is None:
         raise UserError("--slurm: there is no 'sbatch' on this machine; run it where jobs are submitted")
     directives = [*spec.directives, *([f"--gres=gpu:{spec.gpus}"] if spec.gpus else [])]
-    resources = [f"--resources GPU={spec.gpus}"] if spec.gpus else []
+    # Every worker process announces its share, so that one cell goes to each.
+    resources = [f"--resources GPU={1.0 / per_gpu}"] if spec.gpus else []
+    per_job = spec.cells(per_gpu)
     scheduler: dict[str, Any] = {"dashboard_address": ":0"}
     if spec.host is not None:
         scheduler["host"] = spec.host
     cluster = SLURMCluster(
         queue=spec.queue,
         account=spec.account,
-        cores=spec.cores,
-        processes=1,
+        cores=max(spec.cores, per_job),
+        job_cpu=spec.cores,
+        processes=per_job,
         memory=spec.memory,
         walltime=spec.walltime,
         job_extra_directives=directives,
@@ -73,5 +88,7 @@ def start_cluster(spec: SlurmSpec, cells: int) -> Any:
         python=sys.executable,
         scheduler_options=scheduler,
     )
-    cluster.scale(jobs=min(spec.jobs, cells))
+    jobs = min(spec.jobs, math.ceil(cells / per_job))
+    # Not scale(): a job that ends (walltime, preemption, a lost node) is asked for again.
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
     return cluster

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.benchmark import record, rundir
+from recbole_kd.benchmark import record, rundir, tuning
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import UserError
@@ -47,8 +48,28 @@ def _state(results: Path, name: str) -> dict[str, Any]:
     }
 
 
-def prunable(results: Path, cache: bool) -> list[tuple[Path, str]]:
-    """Paths that can go, with the reason; nothing that an experiment names, nothing in use."""
+def _trials(results: Path) -> set[str]:
+    """Runs that a tuning history names."""
+    named = set()
+    for path in results.glob(f"*/{tuning.FILE}"):
+        try:
+            studies = json.loads(path.read_text(encoding="utf-8"))
+            named |= {str(t["cell"]) for study in studies for t in study["trials"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged, so it is unknown which runs it needs; tune again") from error
+    return named
+
+
+def prunable(results: Path, cache: bool, trials: bool = False) -> list[tuple[Path, str]]:
+    """Paths that can go, with the reason; nothing that an experiment names, nothing in use.
+
+    Parameters
+    ----------
+    cache : bool
+        Also the stored splits and teacher files.
+    trials : bool
+        Also the runs of tuning trials; their values stay in the history.
+    """
     named: set[str] = set()
     for path in results.glob(f"*/{record.FILE}"):
         value = record.read(results, path.parent.name)
@@ -57,9 +78,14 @@ def prunable(results: Path, cache: bool) -> list[tuple[Path, str]]:
                 f"{path}: damaged, so it is unknown which runs it needs; run the experiment again"
             )
         named |= {str(cell["cell"]) for cell in value["cells"]}
+    tried = _trials(results) - named
     found = [(path, "interrupted") for _, path in rundir.orphans(results)]
     found += [(path, "corrupt, set aside") for path in rundir.set_aside_folders(results)]
-    found += [(path, "no experiment names it") for path in rundir.finished(results) if path.name not in named]
+    for path in rundir.finished(results):
+        if path.name not in named | tried:
+            found.append((path, "no experiment names it"))
+        elif trials and path.name in tried:
+            found.append((path, "a tuning trial"))
     if cache and (results / "cache").is_dir():
         found.append((results / "cache", "cache"))
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_kd.baselines import COMPUTED, SERVING
@@ -32,8 +34,14 @@ def train(
     side: SideInputs,
     device: str,
     on_epoch: OnEpoch | None,
+    scratch: Callable[[], AbstractContextManager[Path]],
 ) -> tuple[FitResult, Ranker]:
     """Train the student of a cell.
+
+    Parameters
+    ----------
+    scratch : callable
+        Makes a folder for checkpoints, only where RecBole's Trainer needs one.
 
     Returns
     -------
@@ -43,9 +51,16 @@ def train(
     """
     length, batch = spec.dataset.max_item_list_length, spec.student.train.eval_batch_size
     if spec.student.model.startswith(MARK):
-        plain = fit_prefix(
-            split, spec.student, seed=spec.seed, device=device, max_item_list_length=length, on_epoch=on_epoch
-        )
+        with scratch() as folder:
+            plain = fit_prefix(
+                split,
+                spec.student,
+                seed=spec.seed,
+                device=device,
+                max_item_list_length=length,
+                folder=folder,
+                on_epoch=on_epoch,
+            )
         return plain, lambda part: rank_prefix(
             plain.model, part, max_len=length, batch_size=batch, device=device
         )

@@ -18,6 +18,8 @@ from pydantic import Field, model_validator
 from recbole_kd.benchmark import properties, record, rundir
 from recbole_kd.benchmark.artefacts import Artefacts
 from recbole_kd.benchmark.executor import FAILED, CellTask
+from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import CellLabel, PlannedCell
 from recbole_kd.benchmark.validate import did_you_mean, validated
@@ -64,11 +66,17 @@ class TuningSpec(Strict):
     startup_trials: int = Field(ge=1)
     shared: dict[str, Range]
     by_backbone: dict[str, dict[str, Range]] | None
+    recbole: dict[str, Range] | None = Field(None, description="in place of 'shared' under RecBole's Trainer")
     method: dict[str, Range] | None
 
-    def space(self, backbone: str, distilled: bool) -> dict[str, Range]:
-        """Search space of a method; that of the plain backbone is a part of it."""
-        found = {**self.shared, **(self.by_backbone or {}).get(backbone, {})}
+    def space(self, backbone: str, distilled: bool, prefix_mode: bool = False) -> dict[str, Range]:
+        """Search space of a method; that of the plain backbone is a part of it.
+
+        A model under RecBole's own Trainer counts rows, not sequences, in a batch, so that it may
+        have a space of its own in place of the shared one.
+        """
+        shared = self.recbole if prefix_mode and self.recbole is not None else self.shared
+        found = {**shared, **(self.by_backbone or {}).get(backbone, {})}
         return {**found, **(self.method or {})} if distilled else found
 
 
@@ -161,9 +169,26 @@ def tune(
     Raises
     ------
     StoreError
-        Every trial of some method failed.
+        Every trial of some method failed, or another process is tuning this experiment.
     """
     _quiet()
+    with try_lock(results, f"tune-{experiment.name}") as held:
+        if not held:
+            raise StoreError(
+                f"{results}: another process is tuning '{experiment.name}'; wait for it, or stop it"
+            )
+        return _tune(experiment, tuning, results, engine, reporter, device, build)
+
+
+def _tune(
+    experiment: Experiment,
+    tuning: TuningSpec,
+    results: Path,
+    engine: Engine,
+    reporter: Reporter,
+    device: str,
+    build: Builder,
+) -> Path:
     studies = _studies(experiment, tuning, results)
     path = record.folder(results, experiment.name) / FILE
     artefacts: dict[str, Artefacts] = {}
@@ -201,7 +226,8 @@ def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[
     found = []
     for cell in {_method(c.label): c for c in experiment.cells}.values():
         method = _method(cell.label)
-        space = tuning.space(method[1], cell.spec.student.distill is not None)
+        student = cell.spec.student
+        space = tuning.space(method[1], student.distill is not None, student.model.startswith(MARK))
         # A study belongs to what it searches: a changed space or dataset begins a new one.
         key = digest([method, {k: v.canonical() for k, v in space.items()}, tuning.training_seed, cell.cell])
         study = create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
@@ -284,10 +310,13 @@ def with_point(cell: PlannedCell, point: Mapping[str, Any], seed: int) -> Planne
     return PlannedCell(label=label, spec=spec, cell=spec.address())
 
 
-def tuned(experiment: Experiment, results: Path) -> Experiment:
+def tuned(experiment: Experiment, results: Path, keep: bool = True) -> Experiment:
     """The experiment with the best parameters of every method, as ``<name>-tuned``.
 
-    The tuning history is copied beside its tables, so that the report shows it.
+    Parameters
+    ----------
+    keep : bool
+        Copy the tuning history beside the tables of the new experiment, so that its report shows it.
 
     Raises
     ------
@@ -299,8 +328,9 @@ def tuned(experiment: Experiment, results: Path) -> Experiment:
     )
     cells = [with_point(c, points[_method(c.label)], c.label.seed) for c in experiment.cells]
     spec = experiment.spec.model_copy(update={"experiment": f"{experiment.name}-tuned"})
-    history = (record.folder(results, experiment.name) / FILE).read_text(encoding="utf-8")
-    rundir.write_text_atomic(record.folder(results, spec.experiment) / FILE, history)
+    if keep:
+        history = (record.folder(results, experiment.name) / FILE).read_text(encoding="utf-8")
+        rundir.write_text_atomic(record.folder(results, spec.experiment) / FILE, history)
     return replace(experiment, spec=spec, cells=cells)
 
 

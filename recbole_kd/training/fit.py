@@ -265,7 +265,7 @@ class _Run:
         model, clip = self._model, self._train.clip_grad_norm
         alpha = schedule.alpha(epoch) if schedule else 0.0
         model.train()
-        sums, agreed = torch.zeros(3, dtype=torch.float64), _Agreements()
+        sums, agreed = torch.zeros(3, dtype=torch.float64, device=self._device), _Agreements()
         steps = distilled = 0
         for batch in self._batches.epoch(self._batch_rng):
             distil = schedule is not None and schedule.distils(epoch, self._step)

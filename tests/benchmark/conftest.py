@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,8 @@ def write_dataset(folder: Path, name: str = "tiny", users: int = 30, items: int 
     draw = random.Random(7)
     lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     for user in range(1, users + 1):
-        for time, item in enumerate(draw.sample(range(1, items + 1), draw.randint(5, 12))):
-            lines.append(f"u{user}\ti{item}\t{draw.randint(1, 5)}\t{1000 + time}")
+        for second, item in enumerate(draw.sample(range(1, items + 1), draw.randint(5, 12))):
+            lines.append(f"u{user}\ti{item}\t{draw.randint(1, 5)}\t{1000 + second}")
     (folder / f"{name}.inter").write_text("\n".join(lines) + "\n")
     texts = ["item_id:token\ttitle:token_seq\tgenre:token_seq"]
     texts += [f"i{i}\tTitle {i}\t{'Drama' if i % 2 else 'Comedy'}" for i in range(1, items + 1)]
@@ -75,3 +79,30 @@ def write_experiment(place: Path) -> Write:
         return path
 
     return write
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A real single-node SLURM; the folder of its configuration and logs."""
+    pytest.importorskip("dask_jobqueue")
+    if os.geteuid() != 0 or not shutil.which("slurmctld") or not shutil.which("munged"):
+        pytest.skip("needs root, slurm-wlm and munge")
+    folder = Path("/tmp") / f"slurm-{os.getpid()}"
+    subprocess.run(
+        [Path(__file__).parent / "slurm_single_node.sh", "start", folder, "2"], check=True, timeout=60
+    )
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    try:
+        deadline = time.monotonic() + 60
+        while (
+            "idle" not in subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=20).stdout
+        ):
+            if time.monotonic() > deadline:
+                pytest.skip("SLURM does not come up on this machine")
+            time.sleep(0.5)
+        yield folder
+    finally:
+        subprocess.run(
+            [Path(__file__).parent / "slurm_single_node.sh", "stop", folder], check=True, timeout=60
+        )
+        shutil.rmtree(folder, ignore_errors=True)

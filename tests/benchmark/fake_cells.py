@@ -1,6 +1,7 @@
 """Cells without training: run directories whose ranks depend on the cell's address alone.
 
-Also a driver, ``python fake_cells.py EXPERIMENT RESULTS WORKERS SECONDS LOG``, to be killed by tests.
+Also a driver, ``python fake_cells.py EXPERIMENT RESULTS WORKERS SECONDS LOG``, to be killed by tests;
+with ``real`` instead of SECONDS its cells are real trainings.
 """
 
 from __future__ import annotations
@@ -105,18 +106,37 @@ def telling_cell(seconds: float, log: Path, started: Path) -> Callable[[CellTask
     return run
 
 
-def drive(experiment: str, results: Path, workers: int, seconds: float, log: Path) -> None:
-    """Run an experiment of fake cells; workers = 0 stays in this process."""
+def real_cell(log: Path, epochs: Path | None = None) -> Callable[[CellTask], Outcome]:
+    """A real training that appends its address to ``log`` at its end and to ``epochs`` at each epoch."""
+    from recbole_kd.benchmark.executor import run_cell
+
+    def note(file: Path, cell: str) -> None:
+        with file.open("a") as opened:
+            opened.write(f"{cell} {os.getpid()}\n")
+
+    def run(task: CellTask) -> Outcome:
+        outcome = run_cell(task, None if epochs is None else lambda row: note(epochs, task.cell))
+        if outcome.status == DONE:
+            note(log, task.cell)
+        return outcome
+
+    return run
+
+
+def drive(experiment: str, results: Path, workers: int, seconds: str, log: Path) -> None:
+    """Run an experiment of fake or real cells; workers = 0 stays in this process."""
     from recbole_kd.benchmark.console import JsonReporter
     from recbole_kd.benchmark.engines import DaskEngine, Engine, SerialEngine
     from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.sweep import run_sweep
 
-    function = fake_cell(seconds, log)
+    function = real_cell(log) if seconds == "real" else fake_cell(float(seconds), log)
     engine: Engine = SerialEngine(function) if workers == 0 else DaskEngine(workers, function=function)
-    more: dict[str, Any] = {"device": "cpu", "build": no_artefacts, "figures": False}
+    more: dict[str, Any] = {"device": "cpu", "figures": False}
+    if seconds != "real":
+        more["build"] = no_artefacts
     run_sweep(load_experiment(experiment), results, engine, JsonReporter(), **more)
 
 
 if __name__ == "__main__":
-    drive(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))
+    drive(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5]))

@@ -2,72 +2,35 @@
 
 import importlib.util
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from recbole_kd.benchmark import rundir
+from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.console import JsonReporter
 from recbole_kd.benchmark.engines import DaskEngine, SerialEngine
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.benchmark.sweep import run_sweep
 from recbole_kd.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-_SPEC = importlib.util.spec_from_file_location("fake_cells", Path(__file__).with_name("fake_cells.py"))
-fake = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fake)
+
+def beside(name):
+    """Load a module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+fake, net = beside("fake_cells"), beside("cluster")
 SMALL = {"device": "cpu", "build": fake.no_artefacts, "figures": False}
-
-
-class Cluster:
-    """A scheduler and workers, each started from the command line."""
-
-    def __init__(self, workers: int, *options: str) -> None:
-        self.log = ""
-        self.scheduler = self._start(
-            "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"
-        )
-        self.address = self._wait_for_address()
-        common = (self.address, "--nthreads", "1", "--no-dashboard", "--memory-limit", "0", *options)
-        self.workers = [
-            self._start("distributed.cli.dask_worker", *common, "--no-nanny", "--name", f"w{i}")
-            for i in range(workers)
-        ]
-
-    def _start(self, module: str, *arguments: str) -> "subprocess.Popen[str]":
-        env = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def _wait_for_address(self) -> str:
-        for line in self.scheduler.stdout:
-            self.log += line
-            found = re.search(r"Scheduler at:\s+(tcp://\S+)", line)
-            if found:
-                return found.group(1)
-        raise AssertionError(self.log)
-
-    def close(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 @pytest.fixture
 def cluster(request):
-    made = Cluster(*request.param)
+    made = net.Cluster(*request.param)
     yield made
     made.close()
 
@@ -122,3 +85,30 @@ def test_no_scheduler_at_the_address(place, tmp_path):
     with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
         run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("cluster", [(1, "--resources", "GPU=0.25")], indirect=True)
+def test_workers_that_could_never_take_a_cell_are_refused(cluster, place, tmp_path):
+    until_there(cluster)
+    engine = DaskEngine(
+        1, scheduler=cluster.address, resources={"GPU": 0.5}, function=fake.fake_cell(0, None)
+    )
+    with pytest.raises(UserError, match=r"none of its 1 workers has what a cell takes.*GPU=0\.5"):
+        run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
+
+
+@pytest.mark.parametrize("cluster", [(1,)], indirect=True)
+def test_workers_with_other_code_are_refused(cluster, place, tmp_path, monkeypatch):
+    until_there(cluster)
+    monkeypatch.setattr(machine, "code", lambda: {"source": "of another revision"})
+    engine = DaskEngine(1, scheduler=cluster.address, function=fake.fake_cell(0, None))
+    with pytest.raises(UserError, match="runs another state of recbole_kd"):
+        run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
+
+
+def until_there(cluster):
+    """Wait for the workers, so that they can be looked at."""
+    from distributed import Client
+
+    with Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(len(cluster.workers), timeout=120)

@@ -2,9 +2,7 @@
 
 import importlib.util
 import os
-import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -21,28 +19,6 @@ HERE = Path(__file__).resolve().parent
 _SPEC = importlib.util.spec_from_file_location("fake_cells", HERE / "fake_cells.py")
 fake = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fake)
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    pytest.importorskip("dask_jobqueue")
-    if os.geteuid() != 0 or not shutil.which("slurmctld") or not shutil.which("munged"):
-        pytest.skip("needs root, slurm-wlm and munge")
-    folder = Path("/tmp") / f"slurm-{os.getpid()}"
-    subprocess.run([HERE / "slurm_single_node.sh", "start", folder, "2"], check=True, timeout=60)
-    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-    try:
-        deadline = time.monotonic() + 60
-        while (
-            "idle" not in subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=20).stdout
-        ):
-            if time.monotonic() > deadline:
-                pytest.skip("SLURM does not come up on this machine")
-            time.sleep(0.5)
-        yield folder
-    finally:
-        subprocess.run([HERE / "slurm_single_node.sh", "stop", folder], check=True, timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
