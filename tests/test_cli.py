@@ -372,6 +372,10 @@ def test_train_distils_from_a_file(place, capsys):
         (["-m", "SASRec", "--alpha=0.1"], "SASRec has no 'alpha'"),
         (["-m", "SASRec", "learning_rate"], "is not --key=value"),
         (["-m", "SASRec", "--config_files", "none.yaml"], "none.yaml"),
+        ([], "name a model"),
+        (["-m", "SASRec", "--learner=sgd"], "'learner' = 'sgd' is not supported"),
+        (["-m", "SASRec", "--epochs=1", "--epochs=2"], "is given twice"),
+        (["-m", "SASRec", "--val_interval={rating: '(1,3]'}"], "is not supported"),
         (["-m", "SASRec", "--eval_args={split: {RS: [8, 1, 1]}}"], "only leave-one-out"),
     ],
 )
@@ -381,3 +385,72 @@ def test_a_slip_in_train_is_one_line(arguments, said, place, capsys):
     assert len(error.strip().splitlines()) == 1
     assert said in error
     assert not (place / "results").exists()
+
+
+def test_train_needs_no_yaml_for_a_folder_of_atomic_files(place, capsys):
+    """RecBole's way: --data_path and a dataset of that name; model and dataset may stand in a file."""
+    _conftest.write_dataset(place / "mine" / "shop", name="shop")
+    config = {"model": "SASRec", "dataset": "shop", "data_path": str(place / "mine"), "learner": "adam"}
+    config |= {
+        "n_layers": 1,
+        "hidden_size": 8,
+        "inner_size": 8,
+        "epochs": 1,
+        "clip_grad_norm": {"max_norm": 5},
+    }
+    (place / "a.yaml").write_text(yaml.safe_dump(config))
+    command = ["train", "--config_files", place / "a.yaml", "--results", place / "r", "--json"]
+    assert call(*command, "--val_interval={rating: '[2,inf)'}") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found["test_result"]) == {"recall@10", "mrr@10", "ndcg@10", "hit@10", "precision@10"}
+    assert found["test_result"]["precision@10"] == pytest.approx(
+        found["test_result"]["hit@10"] / 10, abs=1e-4
+    )
+    spec = yaml.safe_load((Path(found["run"]) / "spec.yaml").read_text())
+    assert spec["dataset"]["filter"] == {
+        "min_rating": 2.0,
+        "min_user_inter": 0,
+        "min_item_inter": 0,
+        "iterate": True,
+    }
+    assert spec["student"]["train"]["clip_grad_norm"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("model", ["GRU4Rec", "Caser"])
+def test_train_of_a_recbole_model_gives_the_numbers_of_recbole_s_own_run(model, place, capsys, tmp_path):
+    """The steps of ``recbole.quick_start.run_recbole`` by hand (it imports ray), on the same file."""
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    from recbole_kd.compat import PrefixTrainer, recbole_config
+
+    _conftest.write_dataset(place / "mine" / "shop", name="shop", users=60, items=40)
+    flat = {"epochs": 3, "train_batch_size": 64, "learning_rate": 0.01, "seed": 7, "stopping_step": 10}
+    flat |= {"MAX_ITEM_LIST_LENGTH": 8, "valid_metric": "NDCG@10", "topk": [5, 10]}
+    (place / "a.yaml").write_text(yaml.safe_dump({**flat, "data_path": str(place / "mine")}))
+    command = ["train", "-m", f"recbole:{model}", "-d", "shop", "--config_files", place / "a.yaml", "--json"]
+    assert call(*command, "--results", place / "r") == 0
+    ours = json.loads(capsys.readouterr().out.splitlines()[-1])
+    recbole = {
+        **flat,
+        "data_path": str(place / "mine"),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
+        "metrics": ["Recall", "MRR", "NDCG", "Hit", "Precision"],
+        "train_neg_sample_args": None,
+        "eval_batch_size": 4096,
+        "reproducibility": True,
+        "checkpoint_dir": str(tmp_path),
+    }
+    config = recbole_config(model, "shop", recbole)
+    init_seed(7, True)
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    init_seed(7, True)
+    trainer = PrefixTrainer(config, get_model(model)(config, train_data.dataset))
+    score, valid = trainer.fit(train_data, valid_data, verbose=False, saved=True, show_progress=False)
+    test = trainer.evaluate(test_data, load_best_model=True, show_progress=False)
+    assert ours["best_valid_score"] == pytest.approx(score, abs=1e-4)
+    assert ours["best_valid_result"] == pytest.approx(dict(valid), abs=1e-4)
+    assert ours["test_result"] == pytest.approx(dict(test), abs=1e-4)
