@@ -285,7 +285,7 @@ class _Run:
             steps += 1
             self._step += 1
         counts = [max(1, steps), max(1, steps), max(1, distilled)]
-        mean = (sums / torch.tensor(counts)).tolist()
+        mean = (sums.cpu() / torch.tensor(counts)).tolist()
         if not np.isfinite(mean).all():
             raise FloatingPointError(
                 f"the training loss became {mean[0]} (L_rec {mean[1]}, L_distil {mean[2]})"

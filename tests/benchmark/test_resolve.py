@@ -290,3 +290,20 @@ def test_speed_settings_and_names_of_a_teacher_do_not_change_the_address(write_e
     same = [{"writer": {"batch_size": 3, "device": "cpu"}}, {"name": "x", "description": "y"}]
     assert {address(profile) for profile in same} == {address({})}
     assert address({"writer": {"decoding": {"max_new_tokens": 7}}}) != address({})
+
+
+def test_the_experiment_of_the_runner_s_page_resolves(place, monkeypatch, repo_root):
+    import re
+
+    monkeypatch.delenv("RECBOLE_KD_DATA")  # ml-100k comes with RecBole
+    text = (repo_root / "docs" / "runner.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(experiment:.*?)```", text, re.DOTALL)
+    folder = place / "properties" / "experiment"
+    (folder / "common.yaml").write_text("description: shared\n")
+    (folder / "page.yaml").write_text(example)
+    experiment = load_experiment("page")
+    variants = {c.label.variant for c in experiment.cells}
+    assert {"plain", "kd[alpha=0.4]", "kd-wide"} <= variants
+    caser = {c.label.variant for c in experiment.cells if c.label.backbone == "Caser"}
+    assert caser == {"plain"}
+    assert {c.spec.dataset.filter.min_user_inter for c in experiment.cells} == {10}
