@@ -99,6 +99,7 @@ def distill_spec(**changes: Any) -> DistillSpec:
         "projector": "linear",
         "projector_hidden": 12,
         "projector_frozen": False,
+        "experts": {"n_experts": 3, "hot": 1.0, "cold": 0.01},
         "target": "standardised",
         "target_shrinkage": 0.1,
         "several_profiles": "mean",

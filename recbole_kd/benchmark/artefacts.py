@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,6 @@ from recbole_kd.benchmark.spec import CellSpec, PlannedCell
 from recbole_kd.data.types import Dataset, EvalSet, Sequences, Split
 from recbole_kd.errors import StoreError
 from recbole_kd.strict import digest
-
-if TYPE_CHECKING:
-    from recbole_kd.data.profile_table import ProfileTable
 
 # Raised when the layout of a stored split changes.
 _FORMAT = 1
@@ -99,7 +96,7 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
     from recbole_kd.benchmark.inputs import build_inputs
 
     splits: dict[str, Split] = {}
-    tables: dict[str, tuple[Path, ProfileTable]] = {}
+    tables: dict[str, tuple[Path, Any]] = {}
     tried: set[str] = set()
     inputs: dict[str, dict[str, str]] = {}
     result = {}
@@ -109,12 +106,13 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
         if key not in splits:
             splits[key] = read_split(path)
         files, dimension = Artefacts(path, None, None), None
-        if cell.spec.teacher is not None:
-            name = digest([cell.spec.teacher, cell.spec.teacher_source, key, cell.spec.dataset.canonical()])
+        if cell.spec.teacher is not None or cell.spec.lists is not None:
+            name = _table_name(cell.spec, key)
             if name not in tables:
                 tables[name] = rooms.teacher_table(results, cell.spec, splits[key])
             file, table = tables[name]
-            files, dimension = Artefacts(path, file, table.coverage), table.vectors.shape[-1]
+            files = Artefacts(path, file, table.coverage)
+            dimension = None if cell.spec.lists is not None else table.vectors.shape[-1]
             _try_confidence(cell, splits[key], table, tried)
         if cell.spec.inputs is not None:
             name = digest([cell.spec.inputs, key, cell.spec.dataset.canonical()])
@@ -127,6 +125,14 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
             _try_student(cell, dimension, files.inputs)
         result[cell.cell] = files
     return result
+
+
+def _table_name(cell: CellSpec, split: str) -> str:
+    """Equal for cells that share their teacher's file."""
+    from recbole_kd.benchmark.rooms import learns_attributes
+
+    content = [cell.teacher, cell.teacher_source, cell.lists, learns_attributes(cell), split]
+    return digest([*content, cell.dataset.canonical()])
 
 
 def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str] | None) -> None:
@@ -145,16 +151,21 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
     model = build_student(
         spec.model, spec.hparams, n_items=4, max_len=8, seed=0, system=spec.system, side=side
     )
-    if spec.distill is not None and dimension is not None:
+    if spec.distill is not None and (dimension is not None or cell.spec.lists is not None):
         from recbole_kd.training.gradients import get_conflict
         from recbole_kd.training.schedules import make_schedule
 
-        model.attach_teacher(spec.distill, torch.eye(3, dimension), torch.ones(3, dtype=torch.bool), 0)
+        if cell.spec.lists is not None:
+            lists = torch.tensor([[0, 0], [1, 2], [2, 1]])
+            model.attach_lists(spec.distill, lists, torch.zeros(3, 2), (lists > 0).any(1), 0)
+        else:
+            assert dimension is not None
+            model.attach_teacher(spec.distill, torch.eye(3, dimension), torch.ones(3, dtype=torch.bool), 0)
         make_schedule(spec.distill, spec.train.epochs)
         get_conflict(spec.distill.gradient_conflict)
 
 
-def _try_confidence(cell: PlannedCell, split: Split, table: ProfileTable, tried: set[str]) -> None:
+def _try_confidence(cell: PlannedCell, split: Split, table: Any, tried: set[str]) -> None:
     """Read the confidences of a cell once for every file, column, split and teacher."""
     from recbole_kd.data.confidence import load_confidence
 

@@ -39,10 +39,9 @@ def _objectives() -> Entries:
     """Kind, what the file of its defaults says, and paper."""
     from recbole_kd.objectives.registry import OBJECTIVES
 
-    return [
-        (name, f"{o.kind}: {_about(properties.find('objective', name))} ({o.paper})")
-        for name, o in OBJECTIVES.items()
-    ]
+    filed = properties.names("objective")
+    about = {name: _about(properties.find("objective", name)) for name in OBJECTIVES if name in filed}
+    return [(name, f"{o.kind}: {about.get(name, '')} ({o.paper})") for name, o in OBJECTIVES.items()]
 
 
 def _schedules() -> Entries:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.teacher_lists import TeacherLists
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.ranking import Ranks
     from recbole_kd.training.fit import OnEpoch
@@ -207,7 +208,11 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     )
 
 
-def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable | None:
+def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable | TeacherLists | None:
+    if teacher is not None and spec.lists is not None:
+        from recbole_kd.benchmark import teacher_lists
+
+        return teacher_lists.read(teacher, spec, split)
     if spec.teacher is None or teacher is None:
         return None
     from recbole_kd.data.profile_table import load_profiles

@@ -16,7 +16,10 @@ from recbole_kd.strict import Strict
 
 
 class ObjectiveFile(Strict):
-    """``properties/objective/<name>.yaml``: the one place of an objective's defaults."""
+    """``properties/objective/<name>.yaml``: the one place of an objective's defaults.
+
+    An objective without parameters may do without the file.
+    """
 
     args: dict[str, Any]
     distill: dict[str, Any] | None = Field(None, description="laid over properties/model/_distill.yaml")
@@ -45,6 +48,8 @@ def with_defaults(model: MarkedDict, layers: Sequence[MarkedDict]) -> MarkedDict
     name, mark = chosen["objective"], chosen.where("objective")
     if name not in OBJECTIVES:
         raise SpecError(f"{mark}: no objective '{name}'{did_you_mean(name, OBJECTIVES)}")
+    if not OBJECTIVES[name].args.model_fields and name not in properties.names("objective"):
+        return model
     file = properties.load("objective", name, mark)
     said = validated(ObjectiveFile, file, f"objective '{name}'")
     below = MarkedDict(mark)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from recbole_kd.benchmark import inputs, objectives, properties, rooms
+from recbole_kd.benchmark import inputs, objectives, properties, rooms, teacher_lists
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
@@ -132,6 +132,10 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
         sources = {v.name: rooms.confidence_source(students[v.name], v.mark) for v in chosen}
         own = rooms.model_inputs(backbone, data.where("backbones"))
         read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
+        lists = {
+            v.name: teacher_lists.lists_of(v.spec, v.data, dataset, dataset_source, v.mark, sources[v.name])
+            for v in chosen
+        }
         for seed, variant in itertools.product(spec.seeds, chosen):
             teacher = teachers[variant.name]
             cell = CellSpec(
@@ -142,6 +146,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
                 teacher_source=None if teacher is None else teacher.source | sources[variant.name],
                 teacher_file=None if teacher is None else teacher.file,
                 inputs=read[variant.name],
+                lists=lists[variant.name],
                 seed=seed,
             )
             label = CellLabel(dataset=dataset.name, backbone=backbone, variant=variant.name, seed=seed)
@@ -191,11 +196,11 @@ def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
 def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
     """Return ``data`` with the dotted ``path`` set."""
     head, _, rest = path.partition(".")
-    allowed = (*_PARTS, "teacher", "profile", "params", "inputs")
+    allowed = (*_PARTS, "teacher", "profile", "lists", "params", "inputs")
     if head not in allowed or (head != "teacher") != bool(rest):
         raise SpecError(
             f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill., "
-            f"profile., params. or inputs."
+            f"profile., lists., params. or inputs."
         )
     over = MarkedDict(mark)
     inner = over
@@ -242,7 +247,8 @@ def _student(
     if not distilled and variant.spec.distill:
         where = variant.data.where("distill")
         raise SpecError(
-            f"{where}: variant '{variant.name}' has 'distill' but neither 'teacher' nor 'embeddings'"
+            f"{where}: variant '{variant.name}' has 'distill' but neither 'teacher' nor 'embeddings' nor "
+            "'lists'"
         )
     layers = [(o, m) for o, m in _overrides(data) if _applies(o["where"], dataset, backbone, variant.name)]
     layers.append((variant.data, variant.mark))
@@ -254,10 +260,12 @@ def _student(
                 continue
             given = layer.get(part)
             if isinstance(given, MarkedDict):
-                _check_part(part, given, model, f"{backbone} {part} key")
+                check_part(part, given, model, f"{backbone} {part} key")
                 model = merge(model, _only(part, given))
     if distilled:
         model = objectives.checked(model)
+        distill = model["distill"]
+        teacher_lists.check_kind(distill["objective"], variant.spec, distill.where("objective"), variant.mark)
     system = inputs.system_of(variant.spec, variant.data)
     if system is not None:
         model = model.without()
@@ -281,8 +289,13 @@ def _only(part: str, given: MarkedDict) -> MarkedDict:
     return result
 
 
-def _check_part(part: str, given: MarkedDict, model: MarkedDict, what: str) -> None:
-    """Refuse keys that the model file does not name, and values of another kind than its default."""
+def check_part(part: str, given: MarkedDict, model: MarkedDict, what: str) -> None:
+    """Refuse keys that the model file does not name, and values of another kind than its default.
+
+    Raises
+    ------
+    SpecError
+    """
     known = model.get(part) or {}
     check_keys(given, known, what)
     for key, value in given.items():

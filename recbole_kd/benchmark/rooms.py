@@ -21,12 +21,14 @@ from recbole_kd.benchmark.spec import CellSpec, InputsSpec, VariantSpec, teacher
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import DataError, ProfileError, SpecError
+from recbole_kd.objectives.registry import OBJECTIVES
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.spec import DistillSpec, StudentSpec, TrainSpec
 
 if TYPE_CHECKING:
     from profiles.spec import TeacherSpec
     from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.teacher_lists import TeacherLists
     from recbole_kd.data.types import Split
 
 
@@ -192,16 +194,19 @@ def _read_by(spec: TeacherSpec, domain: str) -> dict[str, str]:
     return {"prompt": load_prompt(spec.writer.prompt, spec.writer.domain or domain).version}
 
 
-def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, ProfileTable]:
-    """Build (or find) the embedding file of a cell and check it against the split.
+def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, ProfileTable | TeacherLists]:
+    """Build (or find) the embedding file of a cell, or its lists, and check it against the split.
 
     Raises
     ------
     ProfileError, LeakageError
         The file does not fit the dataset; the message names the row.
     """
+    from recbole_kd.benchmark import teacher_lists
     from recbole_kd.data.profile_table import load_profiles
 
+    if cell.lists is not None:
+        return teacher_lists.build(results, cell, split)
     assert cell.teacher is not None
     if cell.teacher_file is not None:
         path = Path(cell.teacher_file)
@@ -237,13 +242,15 @@ def profiles_folder(results: Path) -> Path:
 
 
 def _build_teacher(folder: Path, cell: CellSpec, split: Split) -> Path:
+    from profiles.attributes import build_attributes
     from profiles.build import build_teacher
     from profiles.spec import TeacherSpec
     from recbole_kd.data.load import load_item_texts
 
     spec = TeacherSpec.model_validate(cell.teacher)
     texts = load_item_texts(cell.dataset)
-    return build_teacher(
+    make = build_attributes if learns_attributes(cell) else build_teacher
+    return make(
         spec,
         split,
         texts,
@@ -251,6 +258,12 @@ def _build_teacher(folder: Path, cell: CellSpec, split: Split) -> Path:
         domain=cell.dataset.domain,
         progress=progress(f"profiles of {spec.name}", "users"),
     )
+
+
+def learns_attributes(cell: CellSpec) -> bool:
+    """Whether the student predicts what its teacher's texts name, instead of their vectors."""
+    distill = cell.student.distill
+    return distill is not None and OBJECTIVES[distill.objective].kind == "attributes"
 
 
 def progress(what: str, unit: str) -> Callable[[int, int], None]:

@@ -38,6 +38,9 @@ class VariantSpec(Strict):
     trust_unverified: bool | None = Field(
         None, description="accept an .npz that cannot prove what its vectors saw"
     )
+    lists: dict[str, Any] | None = Field(
+        None, description="a source of ranked lists (properties/lists) and what differs from its file"
+    )
     system: str | None = Field(None, description="a file of properties/system, laid on the backbone")
     params: dict[str, Any] | None = Field(None, description="what differs from the system's file")
     inputs: InputsSpec | None = Field(None, description="other vectors than the system's file names")
@@ -61,7 +64,7 @@ class VariantSpec(Strict):
     @property
     def distilled(self) -> bool:
         """Whether the student has a teacher."""
-        return self.teacher is not None or self.embeddings is not None
+        return self.teacher is not None or self.embeddings is not None or self.lists is not None
 
 
 class WhereSpec(Strict):
@@ -146,6 +149,7 @@ class CellSpec(Strict):
     teacher: dict[str, Any] | None = Field(description="canonical TeacherSpec")
     teacher_source: dict[str, str] | None = Field(description="what the teacher reads -> SHA-256")
     teacher_file: str | None = Field(description="embedding file that exists already")
+    lists: dict[str, Any] | None = Field(None, description="ranked lists to learn from: spec and source")
     inputs: dict[str, Any] | None = Field(None, description="vectors that the system reads, see inputs.py")
     seed: int = Field(ge=0, description="training stream; the split has its own in dataset.split")
 
@@ -165,6 +169,8 @@ class CellSpec(Strict):
         content = {"dataset": dataset, "source": source, "teacher": teacher, "seed": self.seed}
         if self.inputs is not None:
             content["inputs"] = _inputs_content(self.inputs)
+        if self.lists is not None:
+            content["lists"] = lists_content(self.lists)
         student = self.student.canonical()
         if student["distill"] is not None:
             # Its content stands in teacher_source.
@@ -190,6 +196,12 @@ def _inputs_content(inputs: dict[str, Any]) -> dict[str, Any]:
         users = inputs["users"]
         content["users"] = {"spec": teacher_content(users["spec"]), "source": users["source"]}
     return content
+
+
+def lists_content(lists: dict[str, Any]) -> dict[str, Any]:
+    """What of a cell's lists decides them: the teacher's address for its cell, not where a file lies."""
+    spec = {key: value for key, value in lists["spec"].items() if key != "path"}
+    return {key: value for key, value in lists.items() if key != "cell"} | {"spec": spec}
 
 
 class PlannedCell(Strict):

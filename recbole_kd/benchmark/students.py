@@ -13,6 +13,7 @@ from recbole_kd.benchmark.prefix import MARK, fit_prefix, rank_prefix
 if TYPE_CHECKING:
     from recbole_kd.benchmark.spec import CellSpec
     from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.teacher_lists import TeacherLists
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.models.side import SideInputs
     from recbole_kd.ranking import Ranks
@@ -30,7 +31,7 @@ def serving_needs(student: StudentSpec) -> str:
 def train(
     spec: CellSpec,
     split: Split,
-    profiles: ProfileTable | None,
+    profiles: ProfileTable | TeacherLists | None,
     side: SideInputs,
     device: str,
     on_epoch: OnEpoch | None,

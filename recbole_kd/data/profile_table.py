@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -186,7 +186,7 @@ def read_embedding_file(path: str | Path) -> tuple[ProfileRows, dict[str, Any]]:
         if table[name].null_count:
             line = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
             raise ProfileError(f"{path}, row {line}, field {name}: blank; write the file anew")
-    manifest = _manifest(table.schema.metadata, path)
+    manifest = read_manifest(table.schema.metadata, path)
     rows = ProfileRows(
         user=table["user"].cast(pa.string()).to_numpy().astype(object),
         profile=table["profile"].to_numpy().astype(np.int64),
@@ -237,7 +237,8 @@ def load_profiles(path: str | Path, split: Split, *, trust_unverified: bool) -> 
             )
     verified = path.suffix != ".npz"
     if verified:
-        _guard(rows, ids, split, manifest, path)
+        said = Provenance(rows.source_user, rows.history_last, rows.history_hash, np.arange(len(rows.user)))
+        guard_histories(said, ids, split, manifest, path)
     user_ids = np.array([ids[token] for token in rows.user], dtype=np.int64)
     shape = (split.dataset.n_users, int(rows.profile.max()) + 1)
     vectors = np.zeros((*shape, rows.vector.shape[1]), np.float32)
@@ -249,10 +250,24 @@ def load_profiles(path: str | Path, split: Split, *, trust_unverified: bool) -> 
     return ProfileTable(vectors, mask, manifest, coverage, rows.digest(), verified)
 
 
-def _guard(
-    rows: ProfileRows, ids: Mapping[str, int], split: Split, manifest: Mapping[str, Any], path: Path
+class Provenance(NamedTuple):
+    """What each row saw: positions 1..history_last of source_user; ``number`` is its row in the file."""
+
+    source_user: NDArray[np.object_]
+    history_last: NDArray[np.int64]
+    history_hash: NDArray[np.object_]
+    number: NDArray[np.int64]
+
+
+def guard_histories(
+    rows: Provenance, ids: Mapping[str, int], split: Split, manifest: Mapping[str, Any], path: Path
 ) -> None:
-    """Refuse every row whose history is not a prefix of its source user's train sequence."""
+    """Refuse every row whose history is not a prefix of its source user's train sequence.
+
+    Raises
+    ------
+    LeakageError
+    """
     train = split.train
     row_of = np.full(split.dataset.n_users, -1)
     row_of[train.users] = np.arange(len(train))
@@ -263,7 +278,7 @@ def _guard(
     for r, token in enumerate(rows.source_user):
         user, last = ids[token], int(rows.history_last[r])
         items = train.row(row_of[user]) if row_of[user] >= 0 else train.items[:0]
-        where = f"{path}, row {r}, source_user '{token}'"
+        where = f"{path}, row {rows.number[r]}, source_user '{token}'"
         if last > len(items):
             raise LeakageError(
                 f"{where}, field history_last: {last}, but this user's train part has {len(items)} "
@@ -309,7 +324,14 @@ def _check_rows(rows: ProfileRows, where: str) -> None:
         seen.add(pair)
 
 
-def _manifest(metadata: Mapping[bytes, bytes] | None, path: Path) -> dict[str, Any]:
+def read_manifest(metadata: Mapping[bytes, bytes] | None, path: Path) -> dict[str, Any]:
+    """Manifest in the schema metadata of a file of this package.
+
+    Raises
+    ------
+    ProfileError
+        There is none, or it is of another format.
+    """
     raw = (metadata or {}).get(MANIFEST_KEY)
     try:
         manifest = json.loads(raw) if raw else None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_kd.errors import SpecError
 from recbole_kd.models.batch import Batch
+from recbole_kd.models.experts import Experts
 from recbole_kd.models.pooling import Tokens, get_pooling, pool, pool_prefixes, with_padding
 from recbole_kd.models.prefixes import get_prefixes
 from recbole_kd.models.projections import linear, make_projection
@@ -83,10 +84,12 @@ class DistillationHead(nn.Module):
                 f"distill.pooling_masked: false, but prefixes: {spec.prefixes} pools without padding; "
                 "use prefixes: last, or pooling_masked: true."
             )
-        self._objective = get_objective(spec.objective).bind(spec.objective_args)
+        objective = get_objective(spec.objective)
+        self._objective = objective.bind(spec.objective_args)
+        self._all_profiles = objective.kind == "profiles"
         self._hold(vectors, weight)
         teacher_dim = vectors.shape[-1]
-        if spec.projection == "none" and student_dim != teacher_dim:
+        if spec.projection == "none" and student_dim != teacher_dim and not objective.any_dimension:
             raise SpecError(
                 f"distill.projection: none, but layer {spec.layer} has {student_dim} dimensions and the "
                 f"profiles have {teacher_dim}. Use projection: student (or teacher), or reduce the profiles "
@@ -94,8 +97,10 @@ class DistillationHead(nn.Module):
             )
         generator = torch.Generator().manual_seed(seed)
         sizes = {"student": (student_dim, teacher_dim), "teacher": (teacher_dim, student_dim)}
-        self.projection = None
-        if spec.projection in sizes:
+        self.projection: nn.Module | None = None
+        if spec.projector == "experts":
+            self.projection = self._experts(student_dim, teacher_dim, generator)
+        elif spec.projection in sizes:
             self.projection = make_projection(
                 spec.projector,
                 *sizes[spec.projection],
@@ -110,13 +115,27 @@ class DistillationHead(nn.Module):
             self.profile_scorer = linear(compared, 1, 0, generator)
             nn.init.zeros_(self.profile_scorer.weight)
 
+    def _experts(self, student_dim: int, teacher_dim: int, generator: torch.Generator) -> Experts:
+        spec = self._spec
+        if spec.projection != "student" or self.vectors.shape[1] > 1:
+            raise SpecError(
+                "distill.projector: experts lead from the student to one profile per user; use projection: "
+                "student and several_profiles: mean."
+            )
+        return Experts(student_dim, teacher_dim, **spec.experts.canonical(), generator=generator)
+
+    def anneal(self, progress: float) -> None:
+        """Tell the projection which share, in [0, 1], of distillation is over."""
+        if isinstance(self.projection, Experts):
+            self.projection.anneal(progress)
+
     def _hold(self, vectors: Tensor, weight: Tensor) -> None:
         """Keep the transformed target [N, K, D] and its weights; a mean is taken once, before the fit."""
         if vectors.dim() == 2:
             vectors, weight = vectors[:, None], weight[:, None]
         number = weight.to(vectors.dtype)
         user = number.sum(1) / (weight > 0).sum(1).clamp_min(1)
-        if self._spec.several_profiles == "mean" and vectors.shape[1] > 1:
+        if self._spec.several_profiles == "mean" and vectors.shape[1] > 1 and not self._all_profiles:
             some = torch.where((weight > 0)[..., None], vectors, 0.0)
             vectors, number = (
                 mean(some, number, some[:, 0], None)[:, None],
@@ -154,12 +173,17 @@ class DistillationHead(nn.Module):
         Returns
         -------
         student, teacher : float [S, D]
+            Teacher [S, K, D] for objectives over all profiles of a user.
         """
         target, weight = self.vectors[user], self.weight[user]
-        if self.projection is not None and self._spec.projection == "student":
+        if isinstance(self.projection, Experts):
+            state = self.projection(state, target[:, 0])
+        elif self.projection is not None and self._spec.projection == "student":
             state = self.projection(state)
         elif self.projection is not None:
             target = self.projection(target)
+        if self._all_profiles:
+            return state, target
         if target.shape[1] == 1:
             return state, target[:, 0]
         return state, self._several(target, weight, state, self.profile_scorer)
@@ -181,7 +205,10 @@ class DistillationHead(nn.Module):
         weight = self.known[user]
         if share is not None:
             weight = weight * share
-        loss: Tensor = self._objective(*self.compared(state, user), weight)
+        given = weight
+        if self._all_profiles:
+            given = self.weight[user] if share is None else self.weight[user] * share[:, None]
+        loss: Tensor = self._objective(*self.compared(state, user), given)
         if self._spec.coverage == "all":
             everybody = float(len(user)) if share is None else share.sum()
             loss = loss * weight.sum() / everybody

@@ -14,6 +14,7 @@ from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.layers import join, joined_width
+from recbole_kd.models.list_head import ListHead, item_scores, last_prediction
 from recbole_kd.training.spec import DistillSpec
 
 HEAD = "distil_head"
@@ -33,7 +34,7 @@ class DistillationMixin:
     packed: ClassVar[bool]
 
     softmax_dtype: torch.dtype | None = None
-    distil_head: DistillationHead | None
+    distil_head: DistillationHead | ListHead | None
     distil_active: bool = True
     distil_alpha: float
     distil_spec: DistillSpec
@@ -122,6 +123,27 @@ class DistillationMixin:
         head = DistillationHead(spec, dim, vectors.float(), weight, seed, int(model.max_seq_length))
         self.distil_head = head.to(model.item_embedding.weight.device)
 
+    def attach_lists(
+        self, spec: DistillSpec, items: Tensor, score: Tensor, weight: Tensor, seed: int
+    ) -> None:
+        """Put a head on the model that compares its scores with ranked lists.
+
+        Parameters
+        ----------
+        spec : DistillSpec
+            Objective of kind ``lists``.
+        items : int64 [n_users, K]
+            Best first; 0 where a list is shorter.
+        score : float [n_users, K]
+        weight : bool or float, [n_users] or [n_users, 1]
+            0 where there is no list.
+        seed : int
+            Of what the head draws.
+        """
+        table = self.item_table()[0]
+        self.distil_spec, self.distil_alpha = spec, spec.alpha
+        self.distil_head = ListHead(spec, items, score, weight, len(table), seed).to(table.device)
+
     def n_blocks(self) -> int:
         """Number of blocks (GRU layers)."""
         model: Any = self
@@ -174,6 +196,10 @@ class DistillationMixin:
             raise ValueError("no teacher attached")
         if not bool(self.distil_head.known[batch.user].any()):
             return None
+        if isinstance(self.distil_head, ListHead):
+            state = self.final(layers[-1][last_prediction(batch)])
+            of_lists: Tensor = self.distil_head(item_scores(state, *self.item_table()), batch.user)
+            return of_lists
         chosen = [self.final(layers[-1]) if k == -1 else layers[k - 1] for k in self.distil_spec.layers]
         states = self.distil_head.states(join(chosen, self.distil_spec.layers_joined), batch)
         user = batch.user if states.piece is None else batch.user[states.piece]

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,24 @@ class Objective:
     parameters : mapping
         Keyword argument of the function -> type, possibly annotated with bounds. Their defaults stand
         in ``properties/objective/<name>.yaml``.
+    any_dimension : bool
+        Student and teacher vectors may differ in width.
+    setup : mapping
+        Parameters, likewise, of what prepares the teacher for a kind (clusters, drawn items): see
+        ``recbole_kd/models/teacher_side.py``.
     """
 
     name: str
     kind: Kind
     paper: str
     parameters: Mapping[str, Any]
+    setup: Mapping[str, Any]
+    any_dimension: bool
 
     @cached_property
     def args(self) -> type[Strict]:
         """Validated parameters."""
-        fields: dict[str, Any] = {name: (kind, ...) for name, kind in self.parameters.items()}
+        fields: dict[str, Any] = {name: (kind, ...) for name, kind in self._all().items()}
         return create_model(f"{self.name}_args", __base__=Strict, **fields)
 
     @property
@@ -76,18 +84,82 @@ class Objective:
         pydantic.ValidationError
             A parameter is missing, unknown or out of bounds.
         """
-        return partial(self.function, **dict(self.args.model_validate(dict(args))))
+        checked = dict(self.args.model_validate(dict(args)))
+        return partial(self.function, **{name: checked[name] for name in self.parameters})
+
+    def _all(self) -> dict[str, Any]:
+        return {**self.parameters, **self.setup}
 
 
-def _objective(name: str, kind: Kind, paper: str, **parameters: Any) -> tuple[str, Objective]:
-    return name, Objective(name, kind, paper, parameters)
+def _objective(
+    name: str,
+    kind: Kind,
+    paper: str,
+    setup: Mapping[str, Any] | None = None,
+    any_dimension: bool = False,
+    **parameters: Any,
+) -> tuple[str, Objective]:
+    return name, Objective(name, kind, paper, parameters, setup or {}, any_dimension)
 
 
 OBJECTIVES: dict[str, Objective] = dict(
     [
         _objective("mse", "vectors", "Severin et al., ECIR 2026"),
+        _objective("rmse", "vectors", "Severin et al., ECIR 2026"),
         _objective("cosine", "vectors", "Severin et al., ECIR 2026"),
         _objective("huber", "vectors", "Huber, 1964", delta=Positive),
+        _objective("infonce", "vectors", "van den Oord et al., 2018", temperature=Positive),
+        _objective("supcon", "profiles", "Khosla et al., NeurIPS 2020", temperature=Positive),
+        _objective(
+            "vicreg",
+            "vectors",
+            "Bardes et al., ICLR 2022",
+            invariance=NotNegative,
+            variance=NotNegative,
+            covariance=NotNegative,
+            both_sides=bool,
+        ),
+        _objective("barlow_twins", "vectors", "Zbontar et al., ICML 2021", off_diagonal=NotNegative),
+        _objective("rkd_distance", "vectors", "Park et al., CVPR 2019", any_dimension=True),
+        _objective("rkd_angle", "vectors", "Park et al., CVPR 2019", any_dimension=True, max_rows=Count),
+        _objective("similarity", "vectors", "Tung and Mori, ICCV 2019", any_dimension=True),
+        _objective("cka", "vectors", "Kornblith et al., ICML 2019", any_dimension=True),
+        _objective("experts", "vectors", "Kang et al., CIKM 2020"),
+        _objective("attributes", "attributes", "multi-label cross-entropy", positive_weight=Positive),
+        _objective(
+            "cluster", "cluster", "Caron et al., ECCV 2018", setup={"n_clusters": Count, "seed": Natural}
+        ),
+        _objective(
+            "kl",
+            "lists",
+            "Hinton et al., 2015",
+            temperature=Positive,
+            teacher_temperature=Positive,
+            standardise=bool,
+        ),
+        _objective(
+            "ranking_distillation",
+            "lists",
+            "Tang and Wang, KDD 2018",
+            position_decay=Positive,
+            discrepancy=NotNegative,
+            normalise=bool,
+        ),
+        _objective(
+            "relaxed_ranking",
+            "lists",
+            "Kang et al., CIKM 2020",
+            setup={"interesting": Count | None, "interesting_decay": Positive, "others": Natural},
+        ),
+        _objective(
+            "dllm2rec",
+            "lists",
+            "Cui et al., RecSys 2024",
+            setup={"others": Count},
+            position=NotNegative,
+            confidence=NotNegative,
+            consistency=NotNegative,
+        ),
     ]
 )
 

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from recbole_kd.data.confidence import load_confidence
+from recbole_kd.data.teacher_lists import TeacherLists
 from recbole_kd.data.types import Split
 from recbole_kd.metrics import per_user
 from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
+from recbole_kd.models.clusters import as_objective_asks
 from recbole_kd.models.cross_entropy import resolve_precision
 from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.average import WeightAverage
@@ -71,7 +74,7 @@ class FitResult:
 def fit(
     split: Split,
     spec: StudentSpec,
-    profiles: ProfileTable | None,
+    profiles: ProfileTable | TeacherLists | None,
     *,
     seed: int,
     device: str,
@@ -91,8 +94,8 @@ def fit(
     ----------
     split : Split
     spec : StudentSpec
-    profiles : ProfileTable or None
-        Teacher vectors by user id; None for a plain backbone.
+    profiles : ProfileTable, TeacherLists or None
+        Teacher vectors or lists by user id; None for a plain backbone.
     seed : int
         Training seed: initial weights, batches, masks, dropout. Runs of different methods with the same
         seed share all four.
@@ -130,6 +133,7 @@ def fit(
     seconds = {"train": 0.0, "valid": 0.0}
     for epoch in range(1, spec.train.epochs + 1):
         begin = time.perf_counter()
+        _anneal(model, spec, epoch)
         row = {"epoch": epoch, **_in_force(schedule, epoch), **run.train_epoch(epoch, schedule)}
         middle = time.perf_counter()
         with run.average.in_place():
@@ -161,6 +165,13 @@ def fit(
     )
 
 
+def _anneal(model: Any, spec: StudentSpec, epoch: int) -> None:
+    """Tell the head how much of distillation is over when ``epoch`` begins."""
+    if spec.distill is not None and isinstance(model.distil_head, DistillationHead):
+        epochs = spec.distill.distil_epochs or spec.train.epochs
+        model.distil_head.anneal((epoch - 1) / max(1, epochs - 1))
+
+
 def _in_force(schedule: Schedule | None, epoch: int) -> dict[str, Any]:
     """Phase of an epoch and the alpha of its steps that distil."""
     alpha = schedule.alpha(epoch) if schedule else 0.0
@@ -170,7 +181,12 @@ def _in_force(schedule: Schedule | None, epoch: int) -> dict[str, Any]:
 
 
 def _attach(
-    model: Any, split: Split, spec: StudentSpec, profiles: ProfileTable | None, seed: int, device: str
+    model: Any,
+    split: Split,
+    spec: StudentSpec,
+    profiles: ProfileTable | TeacherLists | None,
+    seed: int,
+    device: str,
 ) -> Schedule | None:
     """Attach the teacher if there is one; return the schedule, or None if no epoch distils."""
     distill = spec.distill
@@ -179,7 +195,12 @@ def _attach(
     weight: Any = profiles.mask
     if distill.confidence is not None:
         weight = load_confidence(distill.confidence, distill.confidence_column, split, profiles.mask)
-    model.attach_teacher(distill, torch.from_numpy(profiles.vectors), torch.from_numpy(weight), seed)
+    if isinstance(profiles, TeacherLists):
+        lists = torch.from_numpy(profiles.items), torch.from_numpy(profiles.score)
+        model.attach_lists(distill, *lists, torch.from_numpy(weight), seed)
+    else:
+        vectors, weight = torch.from_numpy(profiles.vectors), torch.from_numpy(weight)
+        model.attach_teacher(distill, *as_objective_asks(distill, vectors, weight), seed)
     model.to(device)
     schedule = make_schedule(distill, spec.train.epochs)
     return None if distill.alpha == 0 or schedule.over(1) else schedule

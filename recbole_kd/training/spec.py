@@ -28,6 +28,14 @@ class TrainSpec(Strict):
     )
 
 
+class ExpertsSpec(Strict):
+    """Distillation experts (``recbole_kd/models/experts.py``)."""
+
+    n_experts: int = Field(ge=1)
+    hot: float = Field(gt=0, description="temperature of the gate in the first epoch that distils")
+    cold: float = Field(gt=0, description="and in the last one")
+
+
 class DistillSpec(Strict):
     """What is transferred and how (Severin et al., ECIR 2026).
 
@@ -52,9 +60,10 @@ class DistillSpec(Strict):
     pooling_masked: bool = Field(description="false: padding takes part as zeros")
     prefixes: str = Field(description="key of models.prefixes.PREFIXES")
     projection: Literal["student", "teacher", "none"]
-    projector: str = Field(description="key of models.projections.PROJECTIONS")
+    projector: str = Field(description="key of models.projections.PROJECTIONS, or experts")
     projector_hidden: int = Field(ge=1, description="width inside an mlp")
     projector_frozen: bool
+    experts: ExpertsSpec
     target: str = Field(description="key of models.targets.TARGETS")
     target_shrinkage: float = Field(ge=0, le=1, description="of the covariance in whitened targets")
     several_profiles: str = Field(description="key of models.several.SEVERAL")

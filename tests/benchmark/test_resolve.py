@@ -165,6 +165,42 @@ def test_a_slip_in_the_objective_names_file_line_and_mend(write_experiment, dist
     assert expected in str(error.value)
 
 
+def test_an_objective_is_one_file_and_one_line(write_experiment, monkeypatch):
+    """Without parameters it needs no YAML."""
+    import sys
+    import types
+
+    from recbole_kd.objectives import registry
+
+    module = types.ModuleType("recbole_kd.objectives.absolute")
+    module.absolute = lambda student, teacher, weight: (student - teacher).abs().mean()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    name, entry = registry._objective("absolute", "vectors", "nobody")
+    monkeypatch.setitem(registry.OBJECTIVES, name, entry)
+    kd = {"teacher": "template", "distill": {"objective": "absolute"}}
+    path = write_experiment("new", {"variants": {"plain": {}, "kd": kd}, "seeds": [1]})
+    distill = load_experiment(path).cells[1].spec.student.distill
+    assert (distill.objective, distill.objective_args) == ("absolute", {})
+    assert entry.function is module.absolute
+
+
+def test_objective_defaults_lie_beneath_what_the_experiment_says(write_experiment):
+    kd = {
+        "teacher": "template",
+        "distill": {"projection": "teacher"},
+        "grid": {"distill.objective": ["cka", "vicreg"]},
+    }
+    own = {"teacher": "template", "distill": {"objective": "vicreg", "objective_args": {"variance": 3}}}
+    free = {"teacher": "template", "distill": {"objective": "cka"}}
+    path = write_experiment("d", {"variants": {"plain": {}, "kd": kd, "own": own, "cka": free}, "seeds": [1]})
+    found = {c.label.variant: c.spec.student.distill for c in load_experiment(path).cells}
+    assert found["kd[objective=cka]"].projection == "teacher"
+    assert found["cka"].projection == "none"
+    assert found["own"].projection == "student"
+    assert found["own"].objective_args["variance"] == 3.0
+    assert found["own"].objective_args["invariance"] == 25.0
+
+
 def test_a_slip_in_a_model_file_names_that_file(place, write_experiment):
     path = place / "properties" / "model" / "SASRec.yaml"
     path.write_text(
