@@ -1,4 +1,6 @@
 import importlib.util
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,69 @@ def test_tensorboard_holds_every_run_s_epochs_and_end(place, tmp_path):
     events = accumulator.EventAccumulator(str(runs[0])).Reload()
     assert [e.value for e in events.Scalars("loss")] == [1.0]
     assert events.Scalars("test_NDCG@10")
+
+
+class Recorder(types.ModuleType):
+    """Stands in for a tracker's package and writes down every call; what it returns records too."""
+
+    def __init__(self, name, calls=None):
+        super().__init__(name)
+        self.calls = [] if calls is None else calls
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Recorder(name, self.calls)
+
+    def __call__(self, *arguments, **named):
+        self.calls.append((self.__name__, arguments, named))
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+@pytest.fixture
+def recorded(place, tmp_path, monkeypatch):
+    """Run the small experiment with a recorder in place of a package; return its calls."""
+
+    def run(package):
+        recorder = Recorder(package)
+        monkeypatch.setitem(sys.modules, package, recorder)
+        done = tracked(tmp_path / "r", make_trackers([package], tmp_path / "r"))
+        assert (done.ran, done.failures) == (4, {})
+        return recorder.calls
+
+    return run
+
+
+def named(calls, name):
+    return [(arguments, more) for called, arguments, more in calls if called == name]
+
+
+def test_what_mlflow_is_told(recorded, tmp_path, monkeypatch):
+    """Without the package: the calls, which the test below makes for real where it is installed."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    calls = recorded("mlflow")
+    assert named(calls, "set_tracking_uri")[0][0][0] == f"sqlite:///{tmp_path}/r/trackers/mlflow.db"
+    assert named(calls, "start_run")[0][1]["run_name"] == "tiny SASRec plain seed 1"
+    assert [m.get("step") for _, m in named(calls, "log_metrics")] == [1, None] * 4
+    assert all("@" not in key for arguments, _ in named(calls, "log_metrics") for key in arguments[0])
+    assert named(calls, "log_params")[0][0][0]["variant"] == "plain"
+
+
+def test_what_wandb_is_told(recorded, tmp_path):
+    calls = recorded("wandb")
+    assert [m["name"] for _, m in named(calls, "init")] == [
+        f"tiny SASRec {v} seed {s}" for s in (1, 2) for v in ("plain", "wide")
+    ]
+    assert {m["dir"] for _, m in named(calls, "init")} == {f"{tmp_path}/r/trackers"}
+    assert [m["step"] for _, m in named(calls, "log")] == [1] * 4
+    assert all("test_NDCG@10" in arguments[0] for arguments, _ in named(calls, "update"))
+    assert len(named(calls, "finish")) == 4
 
 
 def test_mlflow(place, tmp_path, monkeypatch):
