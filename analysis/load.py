@@ -188,7 +188,15 @@ def _flags(manifest: Mapping[str, Any]) -> list[str]:
         flags.append("epoch limit reached before early stopping")
     if manifest.get("profile_verified") is False:
         flags.append("profiles of unverified provenance")
+    if sides := collapse_of(manifest):
+        flags.append(f"distillation collapsed ({' and '.join(sides)} alike for all users)")
     return flags
+
+
+def collapse_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Sides that collapsed in the distillation of a run; none where nothing was measured."""
+    found = manifest.get("diagnostics") or {}
+    return [str(text).split(":")[0] for text in found.get("collapse") or []]
 
 
 def load_results(experiment_dir: str | Path, *, split: str = "test", masked: bool = False) -> Results:

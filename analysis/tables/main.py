@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import wording
 from analysis.comparison import DEFAULT_TEST, Comparison, compare
-from analysis.load import Results
+from analysis.load import Results, collapse_of
 from analysis.summary import Method, Summary, summarise
 from analysis.table import Cell, Column, Table
 from recbole_kd.errors import SpecError
@@ -18,6 +18,9 @@ from recbole_kd.metrics import standard_name
 
 if TYPE_CHECKING:
     import rich.table
+
+# Stands behind the name of a variant; spelled out in a note.
+COLLAPSED = "\u00a7"
 
 
 def _ranked(summaries: dict[tuple[Method, str], Summary], dataset: str, metric: str) -> list[Method]:
@@ -37,6 +40,13 @@ def _state(results: Results, method: Method) -> str:
     rows = runs[(runs["dataset"] == dataset) & (runs["backbone"] == backbone) & (runs["variant"] == variant)]
     states = [s for s in dict.fromkeys(rows["status"]) if s != "done"]
     return "/".join(states) or "missing"
+
+
+def _variant_cell(results: Results, method: Method) -> Cell:
+    """Name of a variant, marked where the distillation of one of its runs collapsed."""
+    cells = results.cells(*method).values()
+    collapsed = any(collapse_of(results.manifests[cell]) for cell in cells)
+    return Cell(f"{method[2]} {COLLAPSED}" if collapsed else method[2])
 
 
 def _summary_cell(summary: Summary, digits: int, best: Sequence[Method], state: str) -> Cell:
@@ -102,6 +112,8 @@ def _notes(results: Results, comparisons: Sequence[Comparison], partial: bool) -
     notes = list(results.problems)
     if partial:
         notes.insert(0, "* mean over the method's own users, fewer than the dataset has; not ranked")
+    if any(collapse_of(manifest) for manifest in results.manifests.values()):
+        notes.insert(0, f"{COLLAPSED} the distillation of a run collapsed: its profiles taught nothing")
     notes += [f"{c.dataset} {c.label}: {'; '.join(c.notes)}" for c in comparisons if c.notes and c.result]
     for comparison in comparisons:
         if comparison.result and comparison.result.n_seeds < 3:
@@ -156,7 +168,7 @@ def main_table(
         state, planned = _state(results, method), len(results.planned_seeds(*method))
         comparison = by_method.get(method)
         row = [Cell(method[0])] if several else []
-        row += [Cell(method[1]), Cell(method[2])]
+        row += [Cell(method[1]), _variant_cell(results, method)]
         row += [_summary_cell(s, digits, _ranked(summaries, method[0], s.metric), state) for s in mine]
         row += _comparison_cells(comparison, method[2] == reference, digits)
         row.append(Cell(f"{len(mine[0].means)}/{planned}", sort=len(mine[0].means)))

@@ -42,7 +42,8 @@ def train(
     config = read_config(config_files.split(), context.args)
     model, dataset = chosen_names(config, model, dataset)
     flat = sort_keys(config, model, dataset)
-    cell, metrics = plan_cell(model, dataset, flat)
+    cell, experiment = plan_cell(model, dataset, flat)
+    metrics = tuple(experiment.metrics)
     if flat.ignored and not quiet:
         typer.echo(f"without effect here: {', '.join(sorted(flat.ignored))}", err=True)
     device = resolve_device("cpu" if flat.use_gpu is False else "auto")[0]
@@ -53,7 +54,8 @@ def train(
         files = build(results, [cell])[cell.cell]
         if not quiet and not as_json:
             _say_dataset(files.split, cell)
-        task = CellTask.build(results, cell.cell, cell.label, cell.spec, files, device, metrics)
+        watched = experiment.diagnostics
+        task = CellTask.build(results, cell.cell, cell.label, cell.spec, files, device, metrics, watched)
         outcome = run_cell(task, None if quiet or as_json else _epoch_line)
         if outcome.status == FAILED:
             raise UserError(f"{model} on {dataset}: {outcome.error}")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.ranking import Ranks
     from recbole_kd.training.fit import OnEpoch
+    from recbole_kd.training.spec import DiagnosticsSpec
 
 DONE, EXISTS, BUSY, FAILED = "done", "exists", "busy", "failed"
 # What of the split's report must stand beside every number.
@@ -65,6 +66,7 @@ class CellTask:
     device: str
     metrics: tuple[str, ...]
     inputs: dict[str, str] | None = None
+    diagnostics: dict[str, Any] | None = None
 
     @classmethod
     def build(
@@ -76,6 +78,7 @@ class CellTask:
         files: Artefacts,
         device: str,
         metrics: tuple[str, ...],
+        diagnostics: DiagnosticsSpec | None = None,
     ) -> CellTask:
         """Make the task of a planned cell."""
         teacher = None if files.teacher is None else str(files.teacher.resolve())
@@ -89,6 +92,7 @@ class CellTask:
             device,
             metrics,
             files.inputs,
+            None if diagnostics is None else diagnostics.canonical(),
         )
 
 
@@ -146,14 +150,16 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     limit_threads()
     from recbole_kd.benchmark.inputs import read_inputs
     from recbole_kd.benchmark.students import serving_needs, train
+    from recbole_kd.training.spec import DiagnosticsSpec
 
     spec = CellSpec.model_validate(task.spec)
     split = read_split(Path(task.split))
     profiles = _profiles(spec, task.teacher, split)
     side = read_inputs(task.inputs, split)
     loaded = time.perf_counter()
+    watched = None if task.diagnostics is None else DiagnosticsSpec.model_validate(task.diagnostics)
     scratch = partial(rundir.scratch, results, task.cell)
-    result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch)
+    result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched)
     fitted = time.perf_counter()
     ranks = {"valid": rank(split.valid), "test": rank(split.test)}
     done = time.perf_counter()
@@ -192,20 +198,19 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
         "profile_file": _profile_file(task),
         "profile_verified": None if profiles is None else profiles.verified,
         "profile": None if profiles is None else profiles.manifest,
+        "diagnostics": result.diagnostics,
         "protocol": _protocol(spec, split),
         "counts": {**split.dataset.counts, **split.counts},
     }
-    rundir.write_run(
-        results,
-        task.cell,
-        spec.canonical(),
-        manifest,
-        {
-            "ranks.parquet": lambda path: _write_table(_ranks_table(split, ranks), path),
-            "history.parquet": lambda path: _write_table(_history_table(result.history), path),
-            "model.safetensors": lambda path: _write_model(result.state_dict, path),
-        },
-    )
+    writers = {
+        "ranks.parquet": lambda path: _write_table(_ranks_table(split, ranks), path),
+        "history.parquet": lambda path: _write_table(_history_table(result.history), path),
+        "model.safetensors": lambda path: _write_model(result.state_dict, path),
+    }
+    if result.states is not None:
+        states = result.states
+        writers["states.safetensors"] = lambda path: _write_model(states, path)
+    rundir.write_run(results, task.cell, spec.canonical(), manifest, writers)
 
 
 def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable | TeacherLists | None:

@@ -141,10 +141,10 @@ def write_run(
             (tmp / "spec.yaml").write_text(yaml.safe_dump(dict(spec), sort_keys=True), encoding="utf-8")
             for name, write in writers.items():
                 write(tmp / name)
-            files = {name: _entry(tmp / name) for name in FILES}
+            files = {name: _entry(tmp / name) for name in dict.fromkeys((*FILES, *writers))}
             whole = {"format": FORMAT, "cell": cell, "status": "done", **manifest, "files": files}
             (tmp / MANIFEST).write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            for name in (*FILES, MANIFEST):
+            for name in (*files, MANIFEST):
                 _flush(tmp / name)
             _flush(tmp)
             _rename(tmp, final)

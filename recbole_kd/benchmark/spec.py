@@ -8,13 +8,13 @@ from pydantic import Field, field_validator, model_validator
 
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.strict import Strict, digest
-from recbole_kd.training.spec import StudentSpec
+from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 
 # Raised when the same cell would give other numbers: every older run then gets another address.
 CELL_FORMAT = 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
-# Fields of a dataset that say where it lies and what it is called, not what is in it.
-_DATASET_LABELS = ("name", "source", "path")
+# Fields of a dataset that say where it comes from and what it is called; its content has digests.
+_DATASET_LABELS = ("name", "source", "path", "synthetic")
 _DATASET_TEXT = ("domain", "text")
 _TEACHER_LABELS = ("name", "description")
 # What makes a teacher's texts and vectors faster, not different.
@@ -99,6 +99,7 @@ class ExperimentSpec(Strict):
     seeds: list[int] = Field(min_length=1)
     metrics: list[str] = Field(min_length=1)
     controls: list[str] = Field(description="added where a teacher is a language model; [] or none = off")
+    diagnostics: DiagnosticsSpec
     overrides: list[OverrideSpec] | None = None
 
     @field_validator("variants", mode="before")

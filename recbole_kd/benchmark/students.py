@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recbole_kd.models.side import SideInputs
     from recbole_kd.ranking import Ranks
     from recbole_kd.training.fit import FitResult, OnEpoch
-    from recbole_kd.training.spec import StudentSpec
+    from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 
 Ranker = Callable[["EvalSet"], "Ranks"]
 
@@ -36,6 +36,7 @@ def train(
     device: str,
     on_epoch: OnEpoch | None,
     scratch: Callable[[], AbstractContextManager[Path]],
+    diagnostics: DiagnosticsSpec | None = None,
 ) -> tuple[FitResult, Ranker]:
     """Train the student of a cell.
 
@@ -82,6 +83,7 @@ def train(
         max_item_list_length=length,
         on_epoch=on_epoch,
         side=side,
+        diagnostics=diagnostics,
     )
     return result, lambda part: rank_targets(
         result.model, part, max_len=length, batch_size=batch, device=device

@@ -185,8 +185,17 @@ def _group(state: CellState) -> tuple[str, str]:
 
 def _task(state: CellState, files: Artefacts, experiment: Experiment, results: Path, device: str) -> CellTask:
     planned = state.planned
-    metrics = tuple(experiment.spec.metrics)
-    return CellTask.build(results, planned.cell, planned.label, planned.spec, files, device, metrics)
+    spec = experiment.spec
+    return CellTask.build(
+        results,
+        planned.cell,
+        planned.label,
+        planned.spec,
+        files,
+        device,
+        tuple(spec.metrics),
+        spec.diagnostics,
+    )
 
 
 def _checked(outcome: Outcome, results: Path) -> Outcome:

@@ -18,7 +18,7 @@ import yaml
 from recbole_kd.benchmark import properties, rooms
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge
 from recbole_kd.benchmark.resolve import DEFAULTS, resolve
-from recbole_kd.benchmark.spec import PlannedCell
+from recbole_kd.benchmark.spec import ExperimentSpec, PlannedCell
 from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import SpecError
 
@@ -263,8 +263,8 @@ _DATASET: dict[str, Any] = {
 }
 
 
-def plan_cell(model: str, dataset: str, flat: Flat) -> tuple[PlannedCell, tuple[str, ...]]:
-    """The one cell that ``train`` runs, and the metrics it prints."""
+def plan_cell(model: str, dataset: str, flat: Flat) -> tuple[PlannedCell, ExperimentSpec]:
+    """The one cell that ``train`` runs, and the experiment of one cell that it stands in."""
     mark = flat.variant.mark
     data = load_marked(properties.find("experiment", DEFAULTS))
     name = "kd" if model.endswith("KD") else "plain"
@@ -284,4 +284,4 @@ def plan_cell(model: str, dataset: str, flat: Flat) -> tuple[PlannedCell, tuple[
     variants.put(name, flat.variant, mark)
     data.put("variants", variants, mark)
     experiment = resolve(data, Path("train"))
-    return experiment.cells[0], tuple(experiment.spec.metrics)
+    return experiment.cells[0], experiment.spec

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from recbole_kd.data.synthetic import SyntheticSpec, materialise
 from recbole_kd.errors import SpecError
 from recbole_kd.strict import Strict
 
@@ -66,8 +67,9 @@ class DatasetSpec(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="file stem: <name>.inter, <name>.item"
     )
     domain: Literal["movies", "beauty", "games", "generic"] = Field(description="vocabulary of the prompts")
-    source: Literal["recbole", "path"]
+    source: Literal["recbole", "path", "synthetic"]
     path: str | None = Field(description="folder of the atomic files, for source: path")
+    synthetic: SyntheticSpec | None = Field(None, description="the generator's parameters")
     fields: FieldSpec
     text: TextSpec | None
     filter: FilterSpec
@@ -78,20 +80,26 @@ class DatasetSpec(Strict):
     def _source_and_path_agree(self) -> DatasetSpec:
         if self.source == "path" and not self.path:
             raise ValueError("source: path needs path, the folder that holds the atomic files")
-        if self.source == "recbole" and self.path:
+        if self.source != "path" and self.path:
             raise ValueError("path needs source: path")
+        if (self.source == "synthetic") != (self.synthetic is not None):
+            raise ValueError("source: synthetic and the section synthetic belong together")
         return self
 
     def folder(self) -> Path:
         """Folder of the atomic files.
 
         A relative ``path`` lies in the folder named by the environment variable
-        ``RECBOLE_KD_DATA``, or in ``data/`` of the current folder.
+        ``RECBOLE_KD_DATA``, or in ``data/`` of the current folder; a synthetic dataset is written
+        below the same folder.
         """
         if self.source == "recbole":
             return packaged_folder(self.name)
+        root = Path(os.environ.get(DATA_ROOT_VARIABLE) or "data")
+        if self.synthetic is not None:
+            return materialise(self.name, self.synthetic, root)
         path = Path(self.path or "").expanduser()
-        return path if path.is_absolute() else Path(os.environ.get(DATA_ROOT_VARIABLE) or "data") / path
+        return path if path.is_absolute() else root / path
 
 
 def packaged_folder(name: str) -> Path:

@@ -213,3 +213,29 @@ class DistillationHead(nn.Module):
             everybody = float(len(user)) if share is None else share.sum()
             loss = loss * weight.sum() / everybody
         return loss
+
+    @property
+    def projects_teacher(self) -> bool:
+        """Whether the profiles pass a projection before they are compared."""
+        return self.projection is not None and self._spec.projection == "teacher"
+
+    def student_side(self, state: Tensor) -> Tensor | None:
+        """Pooled states [S, H] as they are compared, [S, D].
+
+        None where the two sides share no space: objectives that compare distances only, and experts, which
+        are chosen by the profile itself.
+        """
+        if self.projection is None or self.projects_teacher:
+            common = self.projects_teacher or state.shape[-1] == self.vectors.shape[-1]
+            return state if common else None
+        if isinstance(self.projection, Experts):
+            return None
+        projected: Tensor = self.projection(state)
+        return projected
+
+    def teacher_side(self, user: Tensor) -> Tensor:
+        """Profiles of users [C] as they are compared, several of one user averaged, [C, D]."""
+        target = self.vectors[user]
+        if self.projection is not None and self.projects_teacher:
+            target = self.projection(target)
+        return mean(target, self.weight[user], target[:, 0], None)

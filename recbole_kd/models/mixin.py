@@ -15,6 +15,7 @@ from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.layers import join, joined_width
 from recbole_kd.models.list_head import ListHead, item_scores, last_prediction
+from recbole_kd.models.pooling import Tokens, pool
 from recbole_kd.training.spec import DistillSpec
 
 HEAD = "distil_head"
@@ -200,11 +201,26 @@ class DistillationMixin:
             state = self.final(layers[-1][last_prediction(batch)])
             of_lists: Tensor = self.distil_head(item_scores(state, *self.item_table()), batch.user)
             return of_lists
-        chosen = [self.final(layers[-1]) if k == -1 else layers[k - 1] for k in self.distil_spec.layers]
-        states = self.distil_head.states(join(chosen, self.distil_spec.layers_joined), batch)
+        states = self.distil_head.states(self._distilled_layers(layers), batch)
         user = batch.user if states.piece is None else batch.user[states.piece]
         loss: Tensor = self.distil_head(states.state, user, states.share)
         return loss
+
+    def distil_state(self, layers: list[Tensor], batch: Batch) -> Tensor:
+        """Pooled state of every whole piece, [P, H], as distilled but before any projection.
+
+        Without a head that pools (none, or one over ranked lists): the mean of the final output.
+        """
+        if not isinstance(self.distil_head, DistillationHead):
+            tokens = Tokens(self.final(layers[-1]), batch.segment, batch.position, batch.length)
+            return pool(tokens, "mean", decay=0.0)
+        hidden = self._distilled_layers(layers)
+        return self.distil_head.pooled(hidden, batch.segment, batch.position, batch.length)
+
+    def _distilled_layers(self, layers: list[Tensor]) -> Tensor:
+        """The chosen layers, joined, [B, L, H]."""
+        chosen = [self.final(layers[-1]) if k == -1 else layers[k - 1] for k in self.distil_spec.layers]
+        return join(chosen, self.distil_spec.layers_joined)
 
     def loss_terms(
         self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float

@@ -24,10 +24,11 @@ from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.average import WeightAverage
+from recbole_kd.training.diagnostics import Watch
 from recbole_kd.training.early_stopping import EarlyStopping
 from recbole_kd.training.gradients import Agreement, backward_apart, get_conflict
 from recbole_kd.training.schedules import Schedule, make_schedule
-from recbole_kd.training.spec import StudentSpec
+from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 
 if TYPE_CHECKING:
     from recbole_kd.data.profile_table import ProfileTable
@@ -59,6 +60,10 @@ class FitResult:
         ``train`` and ``valid``, wall clock.
     n_parameters : int
         Of the student without head.
+    diagnostics : dict or None
+        What was transferred (:meth:`recbole_kd.training.diagnostics.Watch.finish`).
+    states : dict of str to Tensor or None
+        Users and their states at the end of distillation and at the end.
     """
 
     model: Any
@@ -69,6 +74,8 @@ class FitResult:
     stopped_early: bool
     seconds: dict[str, float]
     n_parameters: int
+    diagnostics: dict[str, Any] | None = None
+    states: dict[str, Tensor] | None = None
 
 
 def fit(
@@ -81,6 +88,7 @@ def fit(
     max_item_list_length: int,
     on_epoch: OnEpoch | None = None,
     side: SideInputs | None = None,
+    diagnostics: DiagnosticsSpec | None = None,
 ) -> FitResult:
     """Train one student to early stopping on validation.
 
@@ -105,6 +113,8 @@ def fit(
         Called with each row of ``history``.
     side : SideInputs, optional
         Text and profile vectors that the model itself reads (``recbole_kd/baselines``).
+    diagnostics : DiagnosticsSpec, optional
+        Watch what a distilled student learns of its teacher; changes no number.
 
     Raises
     ------
@@ -127,6 +137,7 @@ def fit(
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     schedule = _attach(model, split, spec, profiles, seed, device)
     run = _Run(model, split, spec, seed, device, max_item_list_length)
+    watch = Watch.of(model, split, profiles, diagnostics, max_item_list_length, device)
     stopping = EarlyStopping(spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0)
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] = {}
@@ -140,10 +151,11 @@ def fit(
             row |= run.validate()
             if stopping.update(epoch, row[f"valid_{spec.train.valid_metric.lower()}"]):
                 best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        end = time.perf_counter()
+            end = time.perf_counter()
+            seen = watch.epoch(epoch, row["phase"]) if watch else {}
         seconds["train"] += middle - begin
         seconds["valid"] += end - middle
-        row |= {"seconds": end - begin}
+        row |= {"seconds": end - begin, **seen}
         history.append(row)
         if on_epoch:
             on_epoch(row)
@@ -162,6 +174,8 @@ def fit(
         stopped_early=stopping.stop or len(history) < spec.train.epochs,
         seconds=seconds,
         n_parameters=n_parameters,
+        diagnostics=watch.finish(stopping.best_epoch) if watch else None,
+        states=watch.tensors() if watch else None,
     )
 
 

@@ -100,3 +100,18 @@ class StudentSpec(Strict):
         if data.get("system") is None:
             data.pop("system", None)
         return data
+
+
+class DiagnosticsSpec(Strict):
+    """What is measured of the transfer (``diagnostics`` in an experiment); no part of a run's address."""
+
+    enabled: bool
+    users: int = Field(ge=20, description="sampled among the train users that have a profile")
+    seed: int = Field(description="who is sampled, folds and clusters of the probe")
+    k: int = Field(ge=1, description="of retrieval@k and neighbourhood overlap@k")
+    folds: int = Field(ge=2, description="of the cross-validated probes")
+    clusters: int = Field(ge=2, description="of the profiles; the probe reads them from the state")
+    collapse_rank: float = Field(ge=1, description="collapsed if an effective rank falls below this")
+    collapse_variance: float = Field(
+        gt=0, lt=1, description="collapsed if a variance falls below this share of its start"
+    )

@@ -48,6 +48,24 @@ def test_means_and_deviations(results: Results) -> None:
     )
 
 
+def test_a_collapsed_run_is_marked_and_explained(results: Results) -> None:
+    cell = results.cells("toy", "SASRec", "kd-llm")[1]
+    found = {"collapsed": True, "collapse": ["projected profiles: variance fell to 1e-04 of its start"]}
+    path = Path(results.runs.set_index("cell").loc[cell, "path"]) / "manifest.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps({**json.loads(before), "diagnostics": found}))
+        text = main_table(load_results(results.directory)).to_markdown()
+    finally:
+        path.write_text(before)
+    marked = [line for line in text.splitlines() if line.startswith("|") and "\u00a7" in line]
+    assert len(marked) == 1
+    assert "SASRec" in marked[0]
+    assert "kd-llm" in marked[0]
+    assert "distillation collapsed (projected profiles alike for all users): toy SASRec kd-llm seed 1" in text
+    assert "\u00a7" not in main_table(results).to_markdown()
+
+
 def test_difference_is_paired_by_user_and_seed(results: Results) -> None:
     frame = comparison_frame(compare(results)).set_index(["backbone", "variant"])
     panel = results.panels["toy"]
