@@ -23,7 +23,7 @@ from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.benchmark.sweep import run_sweep
 
 # A loaded machine needs minutes for what takes seconds; nothing here measures time.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 HERE = Path(__file__).resolve().parent
 REAL = {"device": "cpu", "build": build, "figures": False}
 
@@ -155,7 +155,7 @@ def test_five_kills_of_the_driver_of_24_trainings(place, write_experiment, tmp_p
             assert driver.poll() is None
     kept = {p: p.stat().st_mtime_ns for p in results.glob("runs/*/manifest.json")}
     assert 0 < len(kept) < 24
-    assert subprocess.run(command, env=env, stdout=subprocess.DEVNULL, timeout=600).returncode == 0
+    assert subprocess.run(command, env=env, stdout=subprocess.DEVNULL, timeout=3000).returncode == 0
     ended = [cell for cell, _ in lines(log)]
     assert len(ended) == len(set(ended))
     assert set(ended) <= {c.cell for c in experiment.cells}
