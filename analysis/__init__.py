@@ -21,8 +21,10 @@ _HOMES = {
     "analysis.load": ("Results", "load_results", "load_runs"),
     "analysis.comparison": ("Comparison", "compare", "comparison_frame"),
     "analysis.all_tests": ("dataset_scores", "evidence", "over_datasets"),
+    "analysis.cold_start": ("compare_last_k", "slices_by"),
     "analysis.parameters": ("curve_frame", "parameter"),
     "analysis.slices": (
+        "by_grounding",
         "by_history",
         "by_new_users",
         "by_popularity",

@@ -5,18 +5,20 @@ Nothing but typer is imported before a verb runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from analysis.load import Results
     from analysis.table import Table
 
-TABLES = ("main", "tests", "power", "history", "popularity", "new-users", "cost", "protocol", "ablation")
+SLICES = ("history", "popularity", "new-users", "last-k", "grounding")
+TABLES = ("main", "tests", "power", *SLICES, "cost", "protocol", "ablation")
+# What the main program makes before a report is written (the per-user examples); called with the folder.
+BEFORE_REPORT: list[Callable[[Path, Sequence[str]], object]] = []
 
 
 def _experiment(text: str) -> Path:
@@ -60,11 +62,22 @@ def _render(table: Table, form: str) -> None:
         raise SpecError(f"--format '{form}': expected console, {', '.join(renderers)}")
 
 
-def report(experiment: ExperimentArg, masked: MaskedOpt = False) -> None:
+def report(
+    experiment: ExperimentArg,
+    masked: MaskedOpt = False,
+    examples: Annotated[
+        bool, typer.Option("--examples/--no-examples", help="users whose recommendations changed")
+    ] = True,
+    users: Annotated[
+        str | None, typer.Option(help="these users, with commas [default: gains, losses, random]")
+    ] = None,
+) -> None:
     """Write one self-contained HTML page, the tables and the figures of an experiment."""
     from analysis.report import write_report
     from analysis.write import write_outputs
 
+    for prepare in BEFORE_REPORT if examples else ():
+        prepare(experiment, [name.strip() for name in (users or "").split(",") if name.strip()])
     for path in [*write_outputs(experiment, masked=masked), write_report(experiment, masked=masked)]:
         typer.echo(path)
 
@@ -114,7 +127,7 @@ def tables(
         if reference is None:
             raise SpecError("--table ablation: name the complete variant with --reference")
         chosen = made.ablation_table(results, reference)
-    elif table in ("history", "popularity", "new-users"):
+    elif table in SLICES:
         chosen = made.slice_table(results, table)
     else:
         simple: dict[str, Callable[[Results], Table]] = {

@@ -24,7 +24,7 @@ from analysis.stats.interaction import gain_by_slice, gain_contrast, linear_weig
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_level
 from analysis.values import Layout, UserValues, pair_layout
-from recbole_kd.errors import SpecError
+from recbole_kd.errors import SpecError, StoreError
 from recbole_kd.metrics import standard_name
 
 
@@ -47,6 +47,7 @@ class Slicing:
     codes: NDArray[np.intp]
 
 
+GROUNDING = "grounding.parquet"
 Slicer = Callable[[Panel], Slicing]
 
 
@@ -128,6 +129,37 @@ def by_value(name: str, values: Mapping[str, float] | pd.Series, *, quantiles: i
     return slicer
 
 
+def by_grounding(results: Results, *, quantiles: int = 3) -> Slicer:
+    """Slice by the grounding score of the user's profile (``grounding.parquet``, made by ``extras``).
+
+    All methods are sliced by the score of one teacher's profiles, which the file names; users without a
+    profile are in no slice.
+
+    Raises
+    ------
+    StoreError
+        The file is missing or not readable.
+    """
+    path = results.directory / GROUNDING
+    try:
+        frame = pd.read_parquet(path, columns=["dataset", "variant", "user", "grounding"])
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: not found; 'run_benchmark.py extras {results.directory}' makes it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: not readable ({str(error).splitlines()[0]}); delete it") from None
+    scores = {str(k): part.set_index("user")["grounding"] for k, part in frame.groupby("dataset")}
+    variants = frame.groupby("dataset")["variant"].first()
+
+    def slicer(panel: Panel) -> Slicing:
+        own = scores.get(panel.dataset, pd.Series(dtype=float))
+        name = f"grounding of {variants.get(panel.dataset, 'no')} profiles"
+        return by_value(name, own, quantiles=quantiles)(panel)
+
+    return slicer
+
+
 SLICERS: dict[str, Slicer] = {
     "history": by_history(),
     "popularity": by_popularity(),
@@ -177,7 +209,8 @@ class SliceComparison:
     trend: TestResult | None
 
 
-def _slice_result(layout: Layout, base: Comparison, values: UserValues, seed: int) -> Comparison:
+def slice_result(layout: Layout, base: Comparison, values: UserValues, seed: int) -> Comparison:
+    """Gain and two-level result of one slice."""
     m, b = float(layout.method.mean()), float(layout.baseline.mean())
     means = values.means(*layout.cells, layout.columns)
     return replace(
@@ -255,16 +288,19 @@ def compare_slices(
                 planned = tuple(results.planned_seeds(dataset, backbone, variant))
                 base = Comparison(dataset, backbone, variant, reference, name, seeds, planned)
                 parts.append((code, layout))
-                cells.append(_slice_result(layout, base, own_values, seed))
+                cells.append(slice_result(layout, base, own_values, seed))
         if cells:
             omnibus, trend = _interaction(parts)
             labels = tuple(slicing.labels[code] for code, _ in parts)
             own = (dataset, backbone, variant, reference, name)
             found.append(SliceComparison(*own, slicing, tuple(cells), labels, omnibus, trend))
-    return _corrected(found, correction, slicer_name=found[0].slicing.name if found else "")
+    return corrected_slices(found, correction, found[0].slicing.name if found else "")
 
 
-def _corrected(found: list[SliceComparison], correction: str, slicer_name: str) -> list[SliceComparison]:
+def corrected_slices(
+    found: list[SliceComparison], correction: str, slicer_name: str
+) -> list[SliceComparison]:
+    """Correct the p-values of all slices as one family and those of the trends as another."""
     every = [c.result for s in found for c in s.slices if c.result]
     adjusted = iter(correct([r.p for r in every], correction))
     trends = iter(correct([s.trend.p if s.trend else np.nan for s in found], correction))

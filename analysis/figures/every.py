@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.all_tests import dataset_scores, over_datasets
+from analysis.cold_start import extra_slices
 from analysis.figures.curves import parameter_curve, training_curves
 from analysis.figures.forest import forest_plot
 from analysis.figures.gains import gain_by_slice_plot, gain_distribution
@@ -65,6 +66,8 @@ def write_figures(
     found = compare_slices(results, "history")
     if found:
         paths += save_figure(gain_by_slice_plot(results, found=found), folder / "gain-by-history")
+    for kind, slices in extra_slices(results):
+        paths += save_figure(gain_by_slice_plot(results, found=slices), folder / f"gain-by-{kind}")
     for source in (per_backbone(results), overview(results)):
         for name, _, figure in source:
             safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

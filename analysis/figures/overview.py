@@ -78,10 +78,16 @@ def critical_difference_diagram(comparison: DatasetComparison, *, post_hoc: str 
     return figure
 
 
+# With more methods the numbers of neighbouring ranks would touch.
+_TICKS = 8
+
+
 def _rank_axis(axes: Axes, low: float, high: float, critical: float | None) -> None:
     axes.plot([low, high], [0, 0], color="black", lw=0.8)
     for tick in range(int(low), int(high) + 1):
         axes.plot([tick, tick], [0, 0.25], color="black", lw=0.8)
+        if high > _TICKS and (tick - int(low)) % 2:
+            continue
         axes.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=6.2)
     if critical is not None:
         axes.plot([low, low + critical], [1.75, 1.75], color="black", lw=1.2)

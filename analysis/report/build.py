@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis import wording
 from analysis.all_tests import evidence
+from analysis.cold_start import extra_slices
 from analysis.comparison import compare
 from analysis.figures import figure_bytes, forest_plot, gain_by_slice_plot
 from analysis.figures.every import overview, per_backbone
@@ -70,6 +71,9 @@ def _protocol(results: Results) -> list[dict[str, Any]]:
     return boxes
 
 
+_EXTRA = {"last-k": "Gain in the simulated cold start", "grounding": "Gain by grounding of the profile"}
+
+
 def _tables(results: Results) -> tuple[list[Table], list[Picture]]:
     """Tables, and the figures that share their computation."""
     primary = compare(results)
@@ -93,6 +97,10 @@ def _tables(results: Results) -> tuple[list[Table], list[Picture]]:
                     pictures.append(
                         Picture("Gain by train history", "Gains per slice, as in the slice table", figure)
                     )
+        for kind, found in extra_slices(results):
+            tables.append(slice_table(results, kind, found=found))
+            figure = gain_by_slice_plot(results, found=found)
+            pictures.append(Picture(_EXTRA[kind], "Gains per slice, as in the slice table", figure))
     tables.append(cost_table(results))
     # The page lists all reservations above; a table repeats only those of its own.
     own = [replace(t, notes=tuple(n for n in t.notes if n not in results.problems)) for t in tables]

@@ -2,8 +2,10 @@
 
 ``tuning.json`` is a list of studies ``{"name", "metric", "trials": [{"number", "value", "params"}]}``,
 ``users.json`` a list of ``{"dataset", "user", "history", "profile", "grounding", "target", "before",
-"after"}`` where ``history``, ``before`` and ``after`` are lists of item titles. Both are written by
-the runner; titles and profiles are untrusted text.
+"after"}`` where ``history``, ``before`` and ``after`` are lists of item titles; optional: ``why``,
+``backbone``, ``baseline``, ``variant``, ``seed``, ``rank_before``, ``rank_after``, ``written_for`` (user),
+``earlier`` (items of the history not listed). Both are written by the runner; titles and profiles are
+untrusted text.
 """
 
 from __future__ import annotations
@@ -98,6 +100,21 @@ def tuning_table(studies: list[dict[str, Any]], digits: int = 4) -> Table:
     )
 
 
+def _methods(entry: Mapping[str, Any]) -> str:
+    names = [str(entry.get(k) or "") for k in ("backbone", "baseline", "variant")]
+    if not all(names):
+        return ""
+    seed = f", seed {entry['seed']}" if "seed" in entry else ""
+    return f"{names[0]}: before = {names[1]}, after = {names[2]}{seed}"
+
+
+def _ranks(entry: Mapping[str, Any]) -> str:
+    before, after = entry.get("rank_before"), entry.get("rank_after")
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return ""
+    return f"rank {before:g} \u2192 {after:g}"
+
+
 def user_view(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A user of ``users.json`` as text only, whatever types it holds."""
 
@@ -113,6 +130,11 @@ def user_view(entry: Mapping[str, Any]) -> dict[str, Any]:
         "profile": str(entry.get("profile") or ""),
         "grounding": wording.number(float(grounding), 2) if known and grounding is not None else "\u2013",
         "target": str(entry.get("target") or ""),
+        "why": str(entry.get("why") or ""),
+        "methods": _methods(entry),
+        "ranks": _ranks(entry),
+        "written_for": str(entry.get("written_for") or ""),
+        "earlier": str(entry.get("earlier") or ""),
         "history": titles("history"),
         "before": titles("before"),
         "after": titles("after"),

@@ -6,11 +6,15 @@ the difference of the gains must be tested.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analysis.stats.result import TestResult
+from analysis.stats.twolevel import two_level
 
 FloatArray = NDArray[np.float64]
 
@@ -115,6 +119,55 @@ def gain_contrast(differences: ArrayLike, groups: ArrayLike, weights: dict[int, 
         statistic=statistic,
         p=p,
     )
+
+
+def gain_within_users(
+    differences: Sequence[ArrayLike], *, n_resamples: int = 1_000, seed: int = 0
+) -> tuple[TestResult, TestResult]:
+    """Is the mean gain the same at every level, when all users were measured at every level?
+
+    Parameters
+    ----------
+    differences : sequence of K arrays [S, U]
+        Method minus baseline per seed and user, level by level.
+    n_resamples, seed : int
+        Of the trend's bootstrap interval.
+
+    Returns
+    -------
+    omnibus : TestResult
+        Hotelling's T2 that the K - 1 steps between neighbouring levels are 0, over users of the seed-averaged
+        gains; p is NaN where the steps are linearly dependent. ``estimate`` is the range of mean gains.
+    trend : TestResult
+        Linear contrast over the levels of each seed and user (last minus first, as a straight line), users
+        and seeds random as in `two_level`.
+
+    Source: H. Hotelling, Annals of Mathematical Statistics 2 (1931).
+    """
+    d = np.stack([np.atleast_2d(np.asarray(level, dtype=np.float64)) for level in differences])
+    weights = linear_weights(np.arange(len(d)))
+    contrast = np.tensordot(np.array([weights[k] for k in range(len(d))]), d, axes=1)
+    trend = two_level(contrast, n_resamples=n_resamples, seed=seed)
+    steps = np.diff(d.mean(axis=1), axis=0).T
+    n, q = steps.shape
+    statistic = p_value = float("nan")
+    covariance = np.atleast_2d(np.cov(steps.T))
+    if n > q and np.linalg.matrix_rank(covariance) == q:
+        mean = steps.mean(axis=0)
+        t2 = n * float(mean @ np.linalg.solve(covariance, mean))
+        statistic = t2 * (n - q) / (q * (n - 1))
+        p_value = float(stats.f.sf(statistic, q, n - q))
+    means = d.mean(axis=(1, 2))
+    omnibus = TestResult(
+        test="gain x level within users, Hotelling T2",
+        unit="users",
+        estimate=float(means.max() - means.min()),
+        n=n,
+        n_seeds=d.shape[1],
+        statistic=statistic,
+        p=p_value,
+    )
+    return omnibus, replace(trend, test=f"gain x level within users, trend: {trend.test}")
 
 
 def linear_weights(groups: ArrayLike) -> dict[int, float]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import wording
+from analysis.cold_start import NAME as LAST_K
+from analysis.cold_start import slices_by
 from analysis.load import Results
-from analysis.slices import SliceComparison, Slicer, compare_slices, slice_frame
+from analysis.slices import SliceComparison, Slicer, slice_frame
 from analysis.table import Cell, Column, Table
+
+_BETWEEN = "Welch's ANOVA over users of the seed-averaged differences"
+_WITHIN = "Hotelling's T2 over users of the seed-averaged differences, the same users in every slice"
 
 
 def slice_table(
@@ -23,11 +28,11 @@ def slice_table(
     Parameters
     ----------
     by, metric
-        See `analysis.slices.compare_slices`.
+        See `analysis.slices.compare_slices`; also ``last-k`` and ``grounding``.
     found : sequence of SliceComparison, optional
         To render what has been compared already.
     """
-    comparisons = list(compare_slices(results, by, metric=metric) if found is None else found)
+    comparisons = list(slices_by(results, by, metric=metric) if found is None else found)
     rows: list[tuple[Cell, ...]] = []
     groups: list[int] = []
     for s in comparisons:
@@ -70,10 +75,15 @@ def slice_table(
     caption = (
         f"Gain over '{results.baseline}' per slice. {wording.protocol(results)} Intervals: two-level "
         "bootstrap over seeds and users. p: per slice, Holm-corrected over every slice shown. "
-        "p gain x slice: Welch's ANOVA over users of the seed-averaged differences, uncorrected; "
+        f"p gain x slice: {_WITHIN if name == LAST_K else _BETWEEN}, uncorrected; "
         "p trend: linear trend over ordered slices, users and seeds random, Holm-corrected over "
         "methods. Only the last two say whether gains differ."
     )
+    if name == LAST_K:
+        caption += (
+            " Simulated cold start: the trained students are shown only the last items of each history; all "
+            "slices hold the same users and targets."
+        )
     return Table(
         name=f"slices-{name.replace(' ', '-')}",
         title=f"{results.experiment}: gains by {name}",

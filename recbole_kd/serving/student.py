@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recbole_kd.benchmark import rundir
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.benchmark.validate import validated
-from recbole_kd.errors import StoreError, UserError
+from recbole_kd.errors import SpecError, StoreError, UserError
 from recbole_kd.models.build import _RECBOLE_FIELDS, BACKBONES, build_student
 
 
@@ -103,6 +103,21 @@ def find_run(text: str, results: Path) -> Path:
     return found[0]
 
 
+def read_spec(run: Path) -> CellSpec:
+    """The resolved cell of a run directory.
+
+    Raises
+    ------
+    StoreError
+        It was written by a version with other fields.
+    """
+    raw = yaml.safe_load((run / "spec.yaml").read_text(encoding="utf-8"))
+    try:
+        return validated(CellSpec, raw, f"{run / 'spec.yaml'}")
+    except SpecError as error:
+        raise StoreError(f"{error}; the run is of another version, run its cell again") from error
+
+
 def load_student(run: Path, device: str = "cpu") -> Trained:
     """Build the student of a run from ``spec.yaml`` and ``model.safetensors``.
 
@@ -119,8 +134,7 @@ def load_student(run: Path, device: str = "cpu") -> Trained:
     fault = rundir.fault(run, str(manifest.get("cell")))
     if fault is not None:
         raise StoreError(fault)
-    raw = yaml.safe_load((run / "spec.yaml").read_text(encoding="utf-8"))
-    spec = validated(CellSpec, raw, f"{run / 'spec.yaml'}")
+    spec = read_spec(run)
     model = spec.student.model
     if model.removesuffix("KD") not in BACKBONES:
         raise UserError(
