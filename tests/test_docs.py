@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-PAGES = (*DOCUMENTS, "docs/distillation.md")
+PAGES = (*DOCUMENTS, "docs/baselines.md", "docs/distillation.md")
 ROOTS = ("properties", "recbole_kd", "profiles", "analysis", "benchmarks", "tests", "docs")
 
 

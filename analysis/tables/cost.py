@@ -29,7 +29,8 @@ def cost_frame(results: Results) -> pd.DataFrame:
     """One row per method: quality on the primary metric and mean cost over its runs.
 
     Columns ``train_seconds``, ``epochs``, ``peak_memory_mb``, ``n_parameters``,
-    ``profile_coverage`` and one ``cost_<name>`` per number under ``cost`` in the manifests.
+    ``profile_coverage``, ``serving_needs`` (nothing, or vectors of profiles for whoever is served) and one
+    ``cost_<name>`` per number under ``cost`` in the manifests.
     """
     metric = results.metrics[0]
     summaries = summarise(results, [metric])
@@ -43,6 +44,8 @@ def cost_frame(results: Results) -> pd.DataFrame:
             found = indexed.loc[cells, name] if name in indexed else pd.Series(dtype=float)
             values = pd.to_numeric(found, errors="coerce")
             row[name] = float(values.mean()) if len(values) else float("nan")
+        needs = {str(results.manifests[c].get("serving_needs") or "nothing") for c in cells}
+        row["serving_needs"] = ", ".join(sorted(needs))
         rows.append(row | _priced(results, cells))
     return pd.DataFrame(rows)
 
@@ -69,6 +72,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
         cells = [Cell(str(row[k])) for k in ("dataset", "backbone", "variant")]
         cells.append(Cell(wording.number(row["mean"], digits), sort=row["mean"]))
         cells += [Cell(wording.number(row[k], d), sort=row[k]) for k, (_, d) in heads.items()]
+        cells.append(Cell(row["serving_needs"]))
         rows.append(tuple(cells))
     devices = sorted({str(m.get("device")) for m in results.manifests.values()})
     return Table(
@@ -83,6 +87,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
             *(Column(c, "l") for c in ("Dataset", "Backbone", "Variant")),
             Column(f"{results.metrics[0]} \u2191"),
             *(Column(name) for name, _ in heads.values()),
+            Column("Needs to serve", "l"),
         ),
         rows=tuple(rows),
         groups=tuple(groups),

@@ -27,7 +27,14 @@ TRAINED: dict[str, str] = {
 }
 """name -> class with the methods that training and ranking call of a student."""
 
-SYSTEMS: dict[str, str] = {}
+SYSTEMS: dict[str, str] = {
+    "text-init": "recbole_kd.baselines.text_init:TextInit",
+    "text-adapter": "recbole_kd.baselines.text_adapter:TextAdapter",
+    "text-gate": "recbole_kd.baselines.text_gate:TextGate",
+    "kar": "recbole_kd.baselines.kar:KAR",
+    "profile-token": "recbole_kd.baselines.profile_token:ProfileToken",
+    "llm-esr": "recbole_kd.baselines.llm_esr:LLMESR",
+}
 """name -> class that is put left of a backbone's."""
 
 SERVING: dict[str, str] = {"ProfileNearest": "vectors", "profile-token": "vectors", "kar": "vectors"}
