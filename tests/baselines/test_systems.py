@@ -192,3 +192,16 @@ def test_a_system_without_its_vectors_says_so():
             seed=1,
             system=SystemSpec(name="text-gat", params={}),
         )
+
+
+def test_a_backbone_with_a_system_can_be_distilled_into():
+    from recbole_kd.data.profile_table import ProfileTable
+    from tests.students import distill_spec
+
+    vectors = np.random.default_rng(0).normal(size=(N_USERS, 1, 9)).astype(np.float32)
+    table = ProfileTable(vectors, np.ones((N_USERS, 1), bool), {}, 1.0, "digest")
+    spec = student_spec("SASRec", distill_spec(), epochs=3)
+    spec = spec.model_copy(update={"model": "SASRecKD", "system": system("text-gate")})
+    result = fit(tiny_split(), spec, table, seed=1, device="cpu", max_item_list_length=MAX_LEN, side=side())
+    assert [row["phase"] for row in result.history] == ["distil", "distil", "fine-tune"]
+    assert result.history[1]["loss_distil"] < result.history[0]["loss_distil"]
