@@ -106,7 +106,7 @@ def serve_latency(
     )
     if any(row.p95 > _BUSY * row.p50 for row in found):
         typer.echo(
-            f"p95 is over {_BUSY} times p50 somewhere: other work shares this machine, and the ratios tell little",
+            f"p95 is over {_BUSY} times p50: other work shares this machine, the ratios tell little",
             err=True,
         )
 
