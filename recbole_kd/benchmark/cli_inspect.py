@@ -103,9 +103,36 @@ def prune(
         typer.echo("nothing was deleted; add --yes")
 
 
+def diagnose(
+    experiment: Annotated[str, typer.Argument(help="An experiment whose cells have run.")],
+    results: ResultsOpt = RESULTS,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Variant whose profiles are looked for.")
+    ] = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Print what every finished student, plain and placebo included, knows of one teacher's profiles."""
+    from recbole_kd.benchmark.diagnose import COLUMNS
+    from recbole_kd.benchmark.diagnose import diagnose as measure_all
+    from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.tables import show, simple_table
+
+    rows = measure_all(load_experiment(experiment), results, teacher)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    names = [name for name in rows[0] if name not in COLUMNS]
+    shown = [
+        (*(str(row[c]) for c in COLUMNS), *("-" if row[n] is None else f"{row[n]:.3f}" for n in names))
+        for row in rows
+    ]
+    show(simple_table([*COLUMNS, *names], shown))
+
+
 def register(app: typer.Typer) -> None:
     """Attach the verbs of this module."""
     app.command("list", epilog="Example: python run_benchmark.py list datasets")(list_command)
     app.command(epilog="Example: python run_benchmark.py doctor")(doctor)
     app.command(epilog="Example: python run_benchmark.py status quickstart")(status)
     app.command(epilog="Example: python run_benchmark.py prune --yes")(prune)
+    app.command(epilog="Example: python run_benchmark.py diagnose quickstart --teacher kd-smollm2")(diagnose)
