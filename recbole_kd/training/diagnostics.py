@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_kd import diagnostics as measure
+from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.data.types import Sequences, Split
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.mixin import padded_batch
 from recbole_kd.training.spec import DiagnosticsSpec
 
 if TYPE_CHECKING:
-    from recbole_kd.data.profile_table import ProfileTable
+    from recbole_kd.data.teacher_lists import TeacherLists
 
 FloatArray = NDArray[np.float64]
 START, DISTILLED, FINAL = "start", "distilled", "final"
@@ -104,14 +105,16 @@ class Watch:
         cls,
         model: Any,
         split: Split,
-        profiles: ProfileTable | None,
+        profiles: ProfileTable | TeacherLists | None,
         spec: DiagnosticsSpec | None,
         max_len: int,
         device: str,
     ) -> Watch | None:
-        """Start watching, if it is asked for and there is a teacher and somebody to look at."""
+        """Start watching, if it is asked for and there are profile vectors and somebody to look at."""
         head = getattr(model, "distil_head", None)
-        if spec is None or not spec.enabled or profiles is None or head is None:
+        if spec is None or not spec.enabled or not isinstance(head, DistillationHead):
+            return None
+        if not isinstance(profiles, ProfileTable):
             return None
         enough = (
             sample_users(split, np.asarray(profiles.mask.any(1)), spec.users, spec.seed).size >= MIN_USERS

@@ -49,6 +49,7 @@ def _diagnosed(root: Path, path: Path, results: Path) -> dict[tuple[str, str], d
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_alignment_really_transfers_on_ml_100k(repo_root, tmp_path):
     found = _diagnosed(repo_root, _experiment(tmp_path), tmp_path / "results")
     true, strange = found["kd-template", "distilled"], found["kd-shuffled", "distilled"]

@@ -16,6 +16,7 @@ ALPHA = 0.01
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_true_profiles_give_a_large_gain_and_shuffled_ones_none(repo_root, tmp_path, monkeypatch):
     monkeypatch.setenv("RECBOLE_KD_DATA", str(tmp_path / "data"))
     command = [
