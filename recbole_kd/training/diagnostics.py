@@ -142,7 +142,7 @@ class Watch:
         self.views[FINAL] = self._look()
         self._rows[FINAL], self._epochs[FINAL] = self._measured(self.views[FINAL]), best_epoch
         moments = {
-            name: {"epoch": self._epochs[name], **self._rows[name], **self._decoded(view)}
+            name: {"epoch": self._epochs[name], **_known({**self._rows[name], **self._decoded(view)})}
             for name, view in self.views.items()
         }
         found = self._collapse()
@@ -276,6 +276,11 @@ class View:
 
     def __init__(self, state: FloatArray, student: FloatArray | None, teacher: FloatArray) -> None:
         self.state, self.student, self.teacher = state, student, teacher
+
+
+def _known(row: dict[str, float]) -> dict[str, float | None]:
+    """NaN, which JSON does not have, as null."""
+    return {name: value if np.isfinite(value) else None for name, value in row.items()}
 
 
 def _numpy(x: Tensor) -> FloatArray:
