@@ -153,9 +153,9 @@ def read_inputs(files: Mapping[str, str] | None, split: Split, trust_unverified:
     import torch
 
     from recbole_kd.data.item_vectors import load_item_vectors
+    from recbole_kd.data.profile_mean import mean_profile
     from recbole_kd.data.profile_table import load_profiles
     from recbole_kd.models.side import SideInputs
-    from recbole_kd.training.fit import mean_profile
 
     items = users = None
     manifests, digests = {}, {}

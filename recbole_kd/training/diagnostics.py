@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_kd import diagnostics as measure
+from recbole_kd.data.profile_mean import mean_profile
 from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.data.types import Sequences, Split
 from recbole_kd.models.head import DistillationHead
@@ -41,10 +42,8 @@ def sample_users(split: Split, known: NDArray[np.bool_], n: int, seed: int) -> N
 
 def mean_profiles(profiles: ProfileTable) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Standardised mean over each user's profiles, float [n_users, D], and who has one, bool [n_users]."""
-    mask = profiles.mask
-    known = np.asarray(mask.any(1), np.bool_)
-    total = np.where(mask[..., None], profiles.vectors, 0).sum(1, dtype=np.float64)
-    vectors = total / np.maximum(mask.sum(1), 1)[:, None]
+    mean, known = mean_profile(profiles.vectors, profiles.mask)
+    vectors = mean.astype(np.float64)
     if known.any():
         sd = vectors[known].std(0)
         vectors = (vectors - vectors[known].mean(0)) / np.where(sd > 1e-6, sd, np.inf)

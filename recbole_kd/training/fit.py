@@ -220,23 +220,6 @@ def _attach(
     return None if distill.alpha == 0 or schedule.over(1) else schedule
 
 
-def mean_profile(vectors: Any, mask: Any) -> tuple[Any, Any]:
-    """Mean over the K profiles that a user has.
-
-    Parameters
-    ----------
-    vectors : float32 [N, K, D]
-    mask : bool [N, K]
-
-    Returns
-    -------
-    float32 [N, D], bool [N]
-    """
-    weight = mask[..., None].astype(np.float32)
-    total = np.maximum(weight.sum(1), 1)
-    return (np.where(mask[..., None], vectors, 0) * weight).sum(1) / total, mask.any(1)
-
-
 class _Agreements:
     """How the two gradients lay to each other, summed on the device over the steps that distil."""
 

@@ -10,7 +10,7 @@ from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.metrics import per_user
 from recbole_kd.models.sasrec import SASRecKD
 from recbole_kd.ranking import rank_targets
-from recbole_kd.training.fit import fit, mean_profile
+from recbole_kd.training.fit import fit
 from tests.students import BACKBONES, MAX_LEN, distill_spec, student_spec, tiny_split
 
 
@@ -106,16 +106,6 @@ def test_stops_early_and_keeps_the_best_epoch(split):
 def test_a_loss_that_explodes_is_an_error(split):
     with pytest.raises(FloatingPointError, match="loss became"):
         _fit(split, student_spec("SASRec", learning_rate=1e30, epochs=3))
-
-
-def test_several_profiles_are_averaged_over_those_that_exist():
-    vectors = np.array(
-        [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [np.nan, np.nan]], [[9.0, 9.0], [9.0, 9.0]]], np.float32
-    )
-    mask = np.array([[True, True], [True, False], [False, False]])
-    got, known = mean_profile(vectors, mask)
-    assert got.tolist() == [[2.0, 3.0], [5.0, 6.0], [0.0, 0.0]]
-    assert known.tolist() == [True, True, False]
 
 
 def test_anomaly_detection_left_on_by_others_is_off_while_training(split, monkeypatch):
