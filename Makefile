@@ -40,8 +40,8 @@ $(STAMP): requirements.lock requirements-nodeps.txt
 benchmark: $(STAMP) ## the main job: does a profile help SASRec, GRU4Rec, BERT4Rec on ml-100k?
 	$(PY) run_benchmark.py run properties/experiment/quickstart.yaml $(ARGS)
 
-test: $(STAMP) ## fast tests
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP) ## fast tests, one process per core
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the long tests
 	$(PY) -m pytest -m slow $(ARGS)
