@@ -10,7 +10,7 @@ import pytest
 from analysis.comparison import compare
 from analysis.load import load_results
 
-# Relative gain over the plain backbone that is asked of true profiles; they gave about three times as much.
+# Relative gain over the plain backbone that is asked of true profiles; they gave at least twice as much.
 MARGIN = 100.0
 ALPHA = 0.01
 
