@@ -60,8 +60,8 @@ def encode(model: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None) -> 
 def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDropout | None) -> Tensor:
     """Output of the last block at chosen positions only.
 
-    The last block answers only these queries and feeds only them forward. Serving asks for one position per
-    row, a masked-item model trains on less than half of them; the rest of that block would be thrown away.
+    The last block answers only these queries and feeds only them forward. A masked-item model trains on less
+    than half of the positions; the rest of that block would be thrown away.
 
     Parameters
     ----------
