@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.ready
 SOURCES := recbole_kd profiles analysis benchmarks tests run_benchmark.py
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
 
-.PHONY: help env benchmark test test-slow lint types format lock clean
+.PHONY: help env benchmark studies-smoke test test-slow lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -39,6 +39,9 @@ $(STAMP): requirements.lock requirements-nodeps.txt
 
 benchmark: $(STAMP) ## the main job: does a profile help SASRec, GRU4Rec, BERT4Rec on ml-100k?
 	$(PY) run_benchmark.py run properties/experiment/quickstart.yaml $(ARGS)
+
+studies-smoke: $(STAMP) ## every study on a small cut; pages in results/study_*-smoke
+	$(PY) run_benchmark.py study all --smoke $(ARGS)
 
 test: $(STAMP) ## fast tests, one process per core
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)

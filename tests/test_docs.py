@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-PAGES = (*DOCUMENTS, "docs/baselines.md", "docs/distillation.md")
+PAGES = (*DOCUMENTS, "docs/baselines.md", "docs/distillation.md", "docs/studies.md")
 ROOTS = ("properties", "recbole_kd", "profiles", "analysis", "benchmarks", "tests", "docs")
 
 
@@ -98,3 +98,19 @@ def test_every_fusion_choice_is_explained(repo_root: Path) -> None:
     registries = [LAYER_JOINS, POOLINGS, PREFIXES, PROJECTIONS, SEVERAL, TARGETS, CONFLICTS, SCHEDULES]
     wanted = {name for registry in registries for name in registry} | set(DistillSpec.model_fields)
     assert sorted(wanted - words - {"objective", "objective_args"}) == []
+
+
+def test_the_study_of_contributing_is_one(repo_root: Path, tmp_path: Path, monkeypatch) -> None:
+    """The YAML resolves, in full and as its small cut, and the file beside it is a page."""
+    from analysis.studies.page import StudyPage
+    from recbole_kd.benchmark.study.load import load_study
+
+    monkeypatch.setenv("RECBOLE_KD_DATA", str(tmp_path))
+    text = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (written,) = [c for c in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "study:" in c]
+    path = tmp_path / "study_alpha.yaml"
+    path.write_text(written, encoding="utf-8")
+    full, cut = load_study(str(path)), load_study(str(path), smoke=True)
+    assert {c.label.variant for c in full.parts[0].experiment.cells} >= {"plain", "kd", "alpha@0.2"}
+    assert len(cut.parts[0].experiment.cells) == 4
+    assert isinstance(snippet(repo_root, "PAGE = StudyPage")["PAGE"], StudyPage)

@@ -33,6 +33,7 @@ CORRUPTIONS: Registry[Corruption] = Registry(
         "truncation": "profiles.corrupt.truncation:CORRUPTION",
         "noise": "profiles.corrupt.noise:CORRUPTION",
         "rotation": "profiles.corrupt.rotation:CORRUPTION",
+        "shuffle": "profiles.corrupt.shuffle:CORRUPTION",
     },
 )
 

@@ -232,11 +232,11 @@ def _mount() -> None:
     from importlib.util import find_spec
 
     from analysis import cli as analysis_cli
-    from recbole_kd.benchmark import cli_cells, cli_extras, cli_inspect, cli_serve, cli_train
+    from recbole_kd.benchmark import cli_cells, cli_extras, cli_inspect, cli_serve, cli_study, cli_train
 
     if len(app.registered_commands) > _OWN_VERBS:
         return
-    for module in (cli_train, cli_inspect, cli_cells, cli_serve, cli_extras, analysis_cli):
+    for module in (cli_train, cli_inspect, cli_cells, cli_study, cli_serve, cli_extras, analysis_cli):
         module.register(app)
     if find_spec("profiles.cli") is not None:
         from profiles.cli import app as profiles_app

@@ -62,8 +62,22 @@ def load_experiment(source: str | Path) -> Experiment:
             f"{path}: no such experiment{did_you_mean(path.stem, properties.names('experiment'))}"
         )
     path = path if path.is_file() else properties.find("experiment", str(source))
-    data = merge(load_marked(properties.find("experiment", DEFAULTS)), _with_includes(path, ()))
+    data = read_experiment(path)
+    if "study" in data:
+        name = path.stem.removeprefix("study_")
+        raise SpecError(f"{data.where('study')}: a study; run it with 'run_benchmark.py study {name}'")
     return resolve(data, path)
+
+
+def read_experiment(path: Path) -> MarkedDict:
+    """An experiment YAML with its includes, laid over the defaults; not yet validated.
+
+    Raises
+    ------
+    SpecError
+        A file is missing or no YAML, or 'include' goes round in circles.
+    """
+    return merge(load_marked(properties.find("experiment", DEFAULTS)), _with_includes(path, ()))
 
 
 def resolve(data: MarkedDict, path: Path) -> Experiment:

@@ -1,0 +1,120 @@
+"""Kinds of figures that any study can name in its YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.forest import forest_plot
+from analysis.figures.style import GREY, LIGHT, LINES, MARKERS, clip_text, colours, new_figure, style
+from analysis.studies.gains import Gain, lines
+from analysis.studies.run import show_x
+
+if TYPE_CHECKING:
+    from analysis.studies.run import StudyRun
+
+FigureMaker = Callable[["StudyRun"], Figure]
+
+
+def curve(run: StudyRun) -> Figure:
+    """Gain against the axis: a line per series with intervals; what stands nowhere on it is dashed.
+
+    Returns
+    -------
+    matplotlib Figure
+        One panel per dataset and backbone. A filled point is significant after correction.
+    """
+    groups = list(dict.fromkeys(g.line[:2] for g in run.gains))
+    drawn = lines(run.gains)
+    beside = [g for g in run.gains if g.x is None and g.result is not None]
+    names = list(dict.fromkeys([line[2] for line in drawn] + [g.series for g in beside]))
+    colour = colours(names)
+    places = _places(run.gains)
+    with style():
+        figure = new_figure(0.3 + 2.3 * max(len(groups), 1))
+        panels = figure.subplots(max(len(groups), 1), 1, squeeze=False)[:, 0]
+        for axes, (dataset, backbone) in zip(panels, groups, strict=False):
+            axes.axhline(0, color=GREY, lw=0.8)
+            axes.grid(axis="y", color=LIGHT, lw=0.4)
+            for number, name in enumerate(names):
+                own = drawn.get((dataset, backbone, name), [])
+                offset = number - (len(names) - 1) / 2
+                _line(axes, own, places, offset, colour[name], number, run.x_log)
+            for gain in beside:
+                if gain.line[:2] == (dataset, backbone) and gain.result is not None:
+                    label = f"{clip_text(gain.series, 22)} (no place)"
+                    axes.axhline(
+                        gain.result.estimate, color=colour[gain.series], ls="--", lw=0.9, label=label
+                    )
+            if isinstance(next(iter(places), 0.0), str):
+                axes.set_xticks(list(places.values()), list(places))
+            elif run.x_log:
+                axes.set_xscale("log")
+            axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
+            axes.set_ylabel(f"\u0394 {run.metric} to '{clip_text(run.baseline, 14)}'")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=5.8, ncols=2)
+        figure.supxlabel(run.x_label, fontsize=7)
+        if not groups:
+            panels[0].text(
+                0.5, 0.5, "no comparison yet", transform=panels[0].transAxes, ha="center", color=GREY
+            )
+    return figure
+
+
+def _places(gains: Sequence[Gain]) -> dict[Any, float]:
+    """Where a value of x is drawn; names stand side by side in the order in which they come."""
+    values = list(dict.fromkeys(g.x for g in gains if g.x is not None))
+    if any(isinstance(v, str) for v in values):
+        return {show_x(v): float(i) for i, v in enumerate(values)}
+    return {v: float(v) for v in values}
+
+
+def _line(
+    axes: Axes,
+    own: Sequence[Gain],
+    places: dict[Any, float],
+    offset: float,
+    colour: str,
+    number: int,
+    log: bool,
+) -> None:
+    shown = [g for g in own if g.result is not None]
+    if not shown:
+        return
+    named = isinstance(next(iter(places)), str)
+    x = np.array([places[show_x(g.x) if named else g.x] for g in shown])
+    reach = max(places.values()) - min(places.values()) if len(places) > 1 else 1.0
+    x = x * 1.015**offset if log else x + offset * 0.008 * reach
+    y = np.array([g.result.estimate for g in shown if g.result])
+    low, high = (np.array([getattr(g.result, k) for g in shown]) for k in ("low", "high"))
+    axes.errorbar(
+        x,
+        y,
+        yerr=np.abs([y - low, high - y]),
+        color=colour,
+        marker=MARKERS[number % len(MARKERS)],
+        mfc="white",
+        ls=LINES[number % len(LINES)],
+        lw=0.9,
+        elinewidth=0.8,
+        capsize=1.5,
+        ms=3.4,
+        label=clip_text(shown[0].series, 26),
+    )
+    clear = [i for i, g in enumerate(shown) if g.result and g.result.p_corrected < 0.05]
+    axes.plot(x[clear], y[clear], MARKERS[number % len(MARKERS)], color=colour, ms=3.4)
+
+
+def forest(run: StudyRun) -> Figure:
+    """Forest plot of the first (usually the only) part."""
+    part = run.parts[0]
+    own = list({id(g.comparison): g.comparison for g in run.gains if g.part is part}.values())
+    return forest_plot(part.results, own)
+
+
+FIGURES: dict[str, FigureMaker] = {"curve": curve, "forest": forest}

@@ -1,0 +1,169 @@
+"""A study as far as it has been run: ``study.json``, the experiments that it names, and their points."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.load import Results, load_results
+from analysis.run_files import read_json
+from recbole_kd.errors import StoreError
+
+if TYPE_CHECKING:
+    from analysis.studies.gains import Gain
+
+FILE = "study.json"
+X = float | str
+# Reservations of one kind that are spelled out.
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """One experiment of a study; ``x`` is None where the places are within the experiment."""
+
+    x: X | None
+    results: Results
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What a page is made of.
+
+    Attributes
+    ----------
+    directory : Path
+        Folder with ``study.json``.
+    name, question, command : str
+    smoke : bool
+    x_label : str
+        Of the horizontal axis; empty without one.
+    x_log : bool
+    figures, tables : tuple of str
+        Kinds, in order.
+    known : tuple of dict
+        ``case``, ``of``, ``why`` of what must come out.
+    settings : dict
+        Whatever the study's own file wants to know from the YAML.
+    parts : tuple of StudyPart
+    points : dict
+        Variant -> places within its experiment: (series, x).
+    left_out : tuple of str
+        Datasets that the study would like to have, but whose files are not at hand.
+    """
+
+    directory: Path
+    name: str
+    question: str
+    command: str
+    smoke: bool
+    x_label: str
+    x_log: bool
+    figures: tuple[str, ...]
+    tables: tuple[str, ...]
+    known: tuple[dict[str, Any], ...]
+    settings: Mapping[str, Any]
+    parts: tuple[StudyPart, ...]
+    points: Mapping[str, tuple[tuple[str, X], ...]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @cached_property
+    def gains(self) -> list[Gain]:
+        """Every planned comparison of every part, corrected as one family (`analysis.studies.gains`)."""
+        from analysis.studies.gains import all_gains
+
+        return all_gains(self)
+
+    @property
+    def metric(self) -> str:
+        """The metric that is tested."""
+        return self.parts[0].results.metrics[0]
+
+    @property
+    def baseline(self) -> str:
+        """The variant that the others are compared with."""
+        return self.parts[0].results.baseline
+
+    @property
+    def problems(self) -> list[str]:
+        """What a reader must be told, each once."""
+        said: dict[str, dict[str, None]] = {}
+        for part in self.parts:
+            where = "" if part.x is None else f"{self.x_label} {show_x(part.x)}, "
+            for problem in part.results.problems:
+                head, _, rest = problem.partition(": ")
+                said.setdefault(head, {})[f"{where}{rest}"] = None
+        found = [f"left out: {name}, whose files are not at hand" for name in self.left_out]
+        for head, cases in said.items():
+            listed = list(cases)
+            more = f"; and {len(listed) - _LISTED} more like these" if len(listed) > _LISTED else ""
+            found.append(f"{head}: {'; '.join(listed[:_LISTED])}{more}".removesuffix(": "))
+        return found
+
+    def counts(self) -> tuple[int, int]:
+        """Finished and planned runs, each counted once."""
+        planned = {cell for part in self.parts for cell in part.results.runs["cell"]}
+        done = {cell for part in self.parts for cell in part.results.done["cell"]}
+        return len(done), len(planned)
+
+    def manifest_hash(self) -> str:
+        """SHA-256 (16 digits) over the manifests of all finished runs, by ascending cell."""
+        paths = {
+            str(row.cell): Path(row.path) / "manifest.json"
+            for part in self.parts
+            for row in part.results.done.itertuples()
+        }
+        state = hashlib.sha256()
+        for cell in sorted(paths):
+            state.update(f"{cell} {hashlib.sha256(paths[cell].read_bytes()).hexdigest()}\n".encode())
+        return state.hexdigest()[:16]
+
+
+def show_x(x: X | None) -> str:
+    """A place on the axis in words."""
+    return "" if x is None else x if isinstance(x, str) else f"{x:g}"
+
+
+def load_study_run(directory: str | Path, *, masked: bool = False) -> StudyRun:
+    """Read a study, finished or not.
+
+    Raises
+    ------
+    StoreError
+        ``study.json`` or an ``experiment.json`` is missing or malformed.
+    """
+    home = Path(directory)
+    data = read_json(home / FILE)
+    if data.get("format") != 1:
+        raise StoreError(f"{home / FILE}: field 'format' is {data.get('format')!r}, this version reads 1")
+    try:
+        axis = data["x"] or {}
+        points: dict[str, tuple[tuple[str, X], ...]] = {}
+        for point in data["points"]:
+            have = points.get(point["variant"], ())
+            points[point["variant"]] = (*have, (point["series"], point["x"]))
+        parts = tuple(
+            StudyPart(part["x"], load_results(home / part["folder"], masked=masked)) for part in data["parts"]
+        )
+        return StudyRun(
+            directory=home,
+            name=data["study"],
+            question=data["question"],
+            command=data["command"],
+            smoke=bool(data["smoke"]),
+            x_label=axis.get("label", ""),
+            x_log=bool(axis.get("log")),
+            figures=tuple(data["figures"]),
+            tables=tuple(data["tables"]),
+            known=tuple(data["known"]),
+            settings=data["settings"],
+            parts=parts,
+            points=points,
+            left_out=tuple(data.get("left_out") or ()),
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{home / FILE}: lacks or misuses {error}; run the study again") from None

@@ -1,0 +1,76 @@
+"""The verb ``study``: run an open question and write its page (docs/studies.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recbole_kd.benchmark.cli import (
+    RESULTS,
+    DeviceOpt,
+    JsonOpt,
+    OnlyOpt,
+    PerGpuOpt,
+    QuietOpt,
+    ResultsOpt,
+    SchedulerOpt,
+    SlurmOpt,
+    WorkersOpt,
+    reporter,
+)
+from recbole_kd.errors import UserError
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="A study (properties/experiment/study_NAME.yaml), or all.")],
+    smoke: Annotated[bool, typer.Option("--smoke", help="The small cut that the YAML names.")] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Train nothing; write the page from what exists.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the page goes. Default: docs/results/NAME.md once every run exists; a smoke "
+            "or unfinished page goes to the folder of the study below the results."
+        ),
+    ] = None,
+    results: ResultsOpt = RESULTS,
+    only: OnlyOpt = None,
+    workers: WorkersOpt = None,
+    scheduler: SchedulerOpt = None,
+    slurm: SlurmOpt = None,
+    device: DeviceOpt = "auto",
+    per_gpu: PerGpuOpt = 1,
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Run the missing cells of a study, then write its page; the same command resumes."""
+    from recbole_kd.benchmark.filters import parse_filter
+    from recbole_kd.benchmark.placement import Where
+    from recbole_kd.benchmark.study import run
+    from recbole_kd.benchmark.study.load import load_study, names
+
+    if name == "all" and page is not None:
+        raise UserError("study all: --page names one page; leave it out, or name one study")
+    where = Where(workers, scheduler, slurm, device, per_gpu)
+    keep = None if only is None else parse_filter(only)
+    failed = 0
+    for loaded in [load_study(each, smoke=smoke) for each in (names() if name == "all" else [name])]:
+        if not page_only:
+            try:
+                failed += run.run_parts(loaded, results, where, reporter(quiet, as_json), keep)
+            except KeyboardInterrupt:
+                typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
+                raise typer.Exit(130) from None
+        for path in run.write_page(loaded, results, run.page_path(loaded, results, page)):
+            typer.echo(path, err=as_json)
+    if failed:
+        typer.echo(f"{failed} cells failed; see experiment.json of the parts in {results}", err=True)
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb."""
+    app.command(epilog="Example: python run_benchmark.py study hallucination --smoke")(study)

@@ -1,0 +1,254 @@
+"""From ``properties/experiment/study_<name>.yaml`` to experiments and the record that the page is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.benchmark import properties, rooms, rundir
+from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge, plain
+from recbole_kd.benchmark.resolve import Experiment, read_experiment, resolve
+from recbole_kd.benchmark.study.spec import PartSpec, StudySpec, X
+from recbole_kd.benchmark.study.steps import check_steps
+from recbole_kd.benchmark.validate import validated
+from recbole_kd.errors import DataError, SpecError
+
+PREFIX = "study_"
+FILE = "study.json"
+FORMAT = 1
+_PLACE = "$x"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment of a study; ``x`` is None where the places are within the experiment."""
+
+    x: X | None
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that is ready to run.
+
+    Attributes
+    ----------
+    name : str
+    folder : str
+        Name of its folder below the results.
+    spec : StudySpec
+    parts : list of Part
+    points : list of dict
+        ``variant``, ``series``, ``x``: the places that are within an experiment.
+    left_out : tuple of str
+        Optional datasets whose files are not at hand.
+    smoke : bool
+    source : Path
+    """
+
+    name: str
+    folder: str
+    spec: StudySpec
+    parts: list[Part]
+    points: list[dict[str, Any]]
+    left_out: tuple[str, ...]
+    smoke: bool
+    source: Path
+
+    def record(self) -> dict[str, Any]:
+        """What ``study.json`` holds."""
+        return {
+            "format": FORMAT,
+            "study": self.name,
+            "smoke": self.smoke,
+            "question": self.spec.question,
+            "x": None if self.spec.x is None else self.spec.x.canonical(),
+            "figures": self.spec.figures,
+            "tables": self.spec.tables,
+            "known": [known.canonical() for known in self.spec.known or []],
+            "settings": self.spec.settings or {},
+            "left_out": list(self.left_out),
+            "command": f"python run_benchmark.py study {self.name}" + (" --smoke" if self.smoke else ""),
+            "parts": [{"x": part.x, "folder": f"../{part.experiment.name}"} for part in self.parts],
+            "points": self.points,
+        }
+
+    def write_record(self, results: Path) -> Path:
+        """Write ``study.json``; return the folder of the study."""
+        home = results / self.folder
+        rundir.write_text_atomic(home / FILE, json.dumps(self.record(), indent=1) + "\n")
+        return home
+
+
+def names() -> list[str]:
+    """Studies that there are."""
+    return [n.removeprefix(PREFIX) for n in properties.names("experiment") if n.startswith(PREFIX)]
+
+
+def load_study(name: str, *, smoke: bool = False) -> Study:
+    """Read a study and resolve every cell of it.
+
+    Parameters
+    ----------
+    name : str
+        ``cold_start`` for ``properties/experiment/study_cold_start.yaml``; or a path.
+    smoke : bool
+        Lay the section ``study.smoke`` over everything.
+
+    Raises
+    ------
+    SpecError
+    """
+    known = names()
+    if not name.endswith((".yaml", ".yml")) and name not in known:
+        from recbole_kd.benchmark.validate import did_you_mean
+
+        raise SpecError(f"no study '{name}'{did_you_mean(name, known)}")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else properties.find("experiment", PREFIX + name)
+    title = path.stem.removeprefix(PREFIX)
+    data = read_experiment(path)
+    spec, data = _study(data, smoke)
+    check_steps(spec.after, data["study"].where("after"))
+    folder = PREFIX + title + ("-smoke" if smoke else "")
+    body, points = _with_series(data, spec)
+    parts, left_out = [], dict[str, None]()
+    for x, over, tail in _parts(spec, data.where("study")):
+        whole = _at_hand(_kept(merge(body, over), spec), spec.optional, left_out)
+        whole.put("experiment", folder + tail, data.where("experiment"))
+        parts.append(Part(x, resolve(whole, path)))
+    planned = {cell.label.variant for part in parts for cell in part.experiment.cells}
+    points = [point for point in points if point["variant"] in planned]
+    return Study(title, folder, spec, parts, points, tuple(left_out), smoke, path)
+
+
+def _study(data: MarkedDict, smoke: bool) -> tuple[StudySpec, MarkedDict]:
+    """Section ``study`` validated, and the data with the cut of ``--smoke`` laid over it."""
+    if not isinstance(data.get("study"), MarkedDict):
+        raise SpecError(f"{data.mark}: 'study' is missing; this is an experiment, run it with 'run'")
+    own: MarkedDict = data["study"]
+    spec = validated(StudySpec, own, "study")
+    if not smoke:
+        return spec, data
+    cut: MarkedDict = own["smoke"]
+    laid = merge(data, cut)
+    if cut.get("overrides"):
+        # Lists replace each other elsewhere; here the cut must not lose what the study needs.
+        laid.put("overrides", [*(data.get("overrides") or []), *cut["overrides"]], cut.where("overrides"))
+    return validated(StudySpec, laid["study"], "study"), laid
+
+
+def _with_series(data: MarkedDict, spec: StudySpec) -> tuple[MarkedDict, list[dict[str, Any]]]:
+    """The experiment with one variant for every place of every series, and these places."""
+    body = data.without("study")
+    given = data.get("variants")
+    if not isinstance(given, MarkedDict):
+        raise SpecError(f"{data.where('variants')}: 'variants' must name at least the baseline")
+    variants = given.without()
+    points: list[dict[str, Any]] = []
+    raw = data["study"].get("series") or {}
+    for name, series in (spec.series or {}).items():
+        if not _matches(name, spec.keep.series if spec.keep else None):
+            continue
+        mark = data["study"]["series"].where(name)
+        for x in series.x:
+            variant = f"{name}@{_text(x)}"
+            if variant in variants:
+                raise SpecError(f"{mark}: series '{name}': variant '{variant}' stands there already")
+            variants.put(variant, _filled(raw[name]["variant"], x, mark), mark)
+            points.append({"variant": variant, "series": name, "x": x})
+        points += [{"variant": v, "series": name, "x": x} for v, x in (series.also or {}).items()]
+        if unknown := [v for v in series.also or {} if v not in variants]:
+            raise SpecError(f"{mark}: series '{name}': 'also' names '{unknown[0]}', which is no variant")
+    body.put("variants", _with_profile(variants, data["study"].get("profile")), data.where("variants"))
+    return body, points
+
+
+def _with_profile(variants: MarkedDict, profile: MarkedDict | None) -> MarkedDict:
+    """Variants with ``study.profile`` laid under the profile of each that has a teacher."""
+    if profile is None:
+        return variants
+    below = MarkedDict(profile.mark)
+    below.put("profile", profile, profile.mark)
+    result = MarkedDict(variants.mark)
+    for name, variant in variants.items():
+        taught = isinstance(variant, MarkedDict) and variant.get("teacher") is not None
+        result.put(name, merge(below, variant) if taught else variant, variants.where(name))
+    return result
+
+
+def _parts(spec: StudySpec, mark: Mark) -> Iterator[tuple[X | None, MarkedDict, str]]:
+    """Place, what is laid over the experiment, and the end of its name."""
+    if not spec.parts:
+        yield None, MarkedDict(mark), ""
+        return
+    listed = [(x, part) for part in spec.parts for x in _places(part)]
+    kept = [(x, part) for x, part in listed if _matches(_text(x), spec.keep.parts if spec.keep else None)]
+    if not kept:
+        every = ", ".join(_text(x) for x, _ in listed)
+        raise SpecError(f"{mark}: study: 'keep.parts' leaves none of {every}")
+    for x, part in kept:
+        yield x, _filled(part.over, x, mark), f"-x={_text(x)}"
+
+
+def _places(part: PartSpec) -> list[X]:
+    return part.x if isinstance(part.x, list) else [part.x]
+
+
+def _kept(data: MarkedDict, spec: StudySpec) -> MarkedDict:
+    """The experiment without the variants that ``keep`` leaves out; the baseline stays."""
+    patterns = spec.keep.variants if spec.keep else None
+    if patterns is None:
+        return data
+    given: MarkedDict = data["variants"]
+    gone = [v for v in given if v != data["baseline"] and "@" not in v and not _matches(v, patterns)]
+    result = data.without()
+    result.put("variants", given.without(*gone), data.where("variants"))
+    return result
+
+
+def _at_hand(data: MarkedDict, optional: list[str] | None, left_out: dict[str, None]) -> MarkedDict:
+    """The experiment without those optional datasets whose files are not there."""
+    gone = []
+    for name in data["datasets"]:
+        if name in (optional or []):
+            try:
+                rooms.dataset(name, data.where("datasets"), data.get("dataset"))
+            except DataError:
+                gone.append(name)
+    left_out |= dict.fromkeys(gone)
+    result = data.without()
+    rest = [name for name in data["datasets"] if name not in gone]
+    result.put("datasets", rest or data["datasets"], data.where("datasets"))
+    return result
+
+
+def _matches(name: str, patterns: list[str] | None) -> bool:
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _text(x: X) -> str:
+    return x if isinstance(x, str) else f"{x:g}"
+
+
+def _filled(value: Any, x: X, mark: Mark) -> Any:
+    """Copy of a template with the place put in, as YAML that knows where it was written."""
+    if isinstance(value, dict):
+        result = MarkedDict(value.mark if isinstance(value, MarkedDict) else mark)
+        for key, inner in value.items():
+            where = value.where(key) if isinstance(value, MarkedDict) else mark
+            result.put(key, _filled(inner, x, where), where)
+        return result
+    if isinstance(value, list | tuple):
+        return [_filled(inner, x, mark) for inner in value]
+    if value == _PLACE:
+        return int(x) if isinstance(x, float) and x.is_integer() else x
+    if isinstance(value, str) and _PLACE in value:
+        return value.replace(_PLACE, _text(x))
+    return plain(value)
+
+
+__all__ = ["FILE", "PREFIX", "Part", "Study", "load_study", "names"]

@@ -1,0 +1,75 @@
+"""What the section ``study`` of an experiment YAML may say (docs/studies.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from recbole_kd.strict import Strict
+
+X = float | str
+"""A place on the horizontal axis: a number, or a name where places have no distance."""
+
+
+class AxisSpec(Strict):
+    """The horizontal axis."""
+
+    label: str
+    log: bool | None = Field(None, description="logarithmic")
+
+
+class SeriesSpec(Strict):
+    """A variant at several places of the axis: one variant ``<series>@<x>`` for each."""
+
+    x: list[X] = Field(min_length=1)
+    variant: dict[str, Any] = Field(description="as under 'variants'; $x stands for the place")
+    also: dict[str, X] | None = Field(
+        None, description="variants that stand elsewhere and belong to the series: name -> place"
+    )
+
+
+class PartSpec(Strict):
+    """The experiment once more with something else: another split, size, data set."""
+
+    x: X | list[X] = Field(description="place on the axis; of several, one part each")
+    over: dict[str, Any] = Field(description="laid over the experiment; $x stands for the place")
+
+
+class KnownSpec(Strict):
+    """Something that must come out, checked on every page."""
+
+    case: str = Field(description="a name of analysis/studies/known.py, or of the study's own file")
+    of: list[str] = Field(min_length=1, description="variants or series that it is about")
+    why: str = Field(description="what must hold, in words")
+
+
+class KeepSpec(Strict):
+    """What is left of a study; shell patterns, everything where nothing is said."""
+
+    variants: list[str] | None = None
+    series: list[str] | None = None
+    parts: list[str] | None = Field(None, description="by place on the axis")
+
+
+class StudySpec(Strict):
+    """The section ``study``."""
+
+    question: str
+    x: AxisSpec | None = None
+    profile: dict[str, Any] | None = Field(
+        None, description="laid under 'profile' of every variant with a teacher: another encoder, say"
+    )
+    series: dict[str, SeriesSpec] | None = None
+    parts: list[PartSpec] | None = None
+    optional: list[str] | None = Field(
+        None, description="datasets that are left out, and named on the page, where their files are not there"
+    )
+    figures: list[str] = Field(min_length=1, description="kinds of figures, in order")
+    tables: list[str] = Field(min_length=1, description="kinds of tables, in order")
+    known: list[KnownSpec] | None = None
+    before: dict[str, Any] | None = Field(None, description="files to make before planning: step -> argument")
+    after: dict[str, Any] | None = Field(None, description="files to make after running: step -> argument")
+    keep: KeepSpec | None = None
+    settings: dict[str, Any] | None = Field(None, description="read by the study's own file")
+    smoke: dict[str, Any] = Field(description="laid over the whole YAML by --smoke: the small cut")

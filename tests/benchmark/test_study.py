@@ -1,0 +1,136 @@
+"""Studies: the YAML that becomes experiments, and one study end to end through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_kd.benchmark.cli import main
+from recbole_kd.benchmark.study.load import load_study, names
+from recbole_kd.errors import SpecError
+
+
+def call(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("name", names())
+def test_every_study_resolves(name, smoke, monkeypatch, tmp_path):
+    """Variants, places, steps and kinds of every shipped study exist; smoke is the smaller one."""
+    from analysis.studies import page_of
+    from analysis.studies.figures import FIGURES
+    from analysis.studies.known import CHECKS
+    from analysis.studies.tables import TABLES
+
+    monkeypatch.setenv("RECBOLE_KD_DATA", str(tmp_path))
+    study = load_study(name, smoke=smoke)
+    own = page_of(name)
+    assert set(study.spec.figures) <= set(FIGURES) | set(own.figures)
+    assert set(study.spec.tables) <= set(TABLES) | set(own.tables)
+    for known in study.spec.known or []:
+        assert known.case in set(CHECKS) | set(own.known)
+    cells = {c.cell for part in study.parts for c in part.experiment.cells}
+    assert cells
+    if smoke:
+        assert len(cells) <= len({c.cell for p in load_study(name).parts for c in p.experiment.cells})
+        assert study.folder.endswith("-smoke")
+
+
+@pytest.fixture
+def write_study(place: Path):
+    """Write ``study_trial.yaml``: the small experiment with a section ``study``."""
+
+    def write(study: dict, **changes: object) -> Path:
+        data = yaml.safe_load((place / "properties" / "experiment" / "small.yaml").read_text())
+        data.pop("experiment")
+        base = {"question": "Wide?", "figures": ["curve"], "tables": ["gains"], "smoke": {"seeds": [1]}}
+        data |= {"study": base | study, **changes}
+        path = place / "properties" / "experiment" / "study_trial.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_series_and_parts_become_cells(write_study):
+    series = {"width": {"x": [8, 16], "also": {"wide": 12}, "variant": {"hparams": {"inner_size": "$x"}}}}
+    parts = [{"x": [4, 6], "over": {"dataset": {"max_item_list_length": "$x"}}}]
+    write_study({"series": series, "parts": parts, "x": {"label": "width"}})
+    study = load_study("trial")
+    assert [part.x for part in study.parts] == [4, 6]
+    assert [p.experiment.name for p in study.parts] == ["study_trial-x=4", "study_trial-x=6"]
+    for part in study.parts:
+        cells = part.experiment.cells
+        assert {c.spec.dataset.max_item_list_length for c in cells} == {part.x}
+        inner = {c.label.variant: c.spec.student.hparams["inner_size"] for c in cells}
+        assert inner["width@8"] == 8
+        assert inner["width@16"] == 16
+    assert {(p["variant"], p["x"]) for p in study.points} == {("width@8", 8), ("width@16", 16), ("wide", 12)}
+    assert {c.label.seed for p in load_study("trial", smoke=True).parts for c in p.experiment.cells} == {1}
+
+
+def test_keep_leaves_out(write_study):
+    series = {n: {"x": [8], "variant": {"hparams": {"inner_size": "$x"}}} for n in ("a", "b")}
+    smoke = {"study": {"keep": {"series": ["b"], "variants": ["plain"]}}}
+    write_study({"series": series, "smoke": smoke})
+    full, cut = load_study("trial"), load_study("trial", smoke=True)
+    variants = [{c.label.variant for p in s.parts for c in p.experiment.cells} for s in (full, cut)]
+    assert variants == [{"plain", "wide", "a@8", "b@8"}, {"plain", "b@8"}]
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"figurs": ["curve"]}, "did you mean 'figures'"),
+        ({"after": {"last_k": [1]}}, "did you mean 'last-k'"),
+        ({"series": {"a": {"x": [1], "also": {"nobody": 0}, "variant": {}}}}, "'nobody', which is no"),
+    ],
+)
+def test_mistakes_are_named(write_study, study, message):
+    write_study(study)
+    with pytest.raises(SpecError, match=re.escape(message)):
+        load_study("trial")
+
+
+def test_a_study_is_not_run_as_an_experiment(write_study, capsys):
+    path = write_study({})
+    assert call("plan", path) == 2
+    assert "run_benchmark.py study trial" in capsys.readouterr().err
+    assert call("study", "trail") == 2
+    assert "did you mean 'trial'" in capsys.readouterr().err
+
+
+def test_hallucination_end_to_end(tmp_path, monkeypatch, repo_root, capsys):
+    """The smoke cut trains, writes its page below the results, and the known cases hold."""
+    monkeypatch.setenv("RECBOLE_KD_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    assert call("study", "hallucination", "--smoke", "-j", 0, "--quiet", "--results", results) == 0
+    page = results / "study_hallucination-smoke" / "hallucination.md"
+    assert str(page) in capsys.readouterr().out
+    assert not (tmp_path / "docs").exists()
+    text = page.read_text(encoding="utf-8")
+    for heading in ("Question", "Answer", "Protocol", "Figure: ", "Table: ", "Known cases", "Run it"):
+        assert f"## {heading}" in text
+    answer = text.split("## Answer")[1].split("## ")[0].strip().splitlines()
+    assert [line[:3] for line in answer] == ["1. ", "2. ", "3. "]
+    assert "does not hold" not in text
+    assert "not checked" not in text
+    assert re.search(r"Manifest hash: `[0-9a-f]{16}`", text)
+    for link in re.findall(r"\]\(([\w.@=-]+)\)", text):
+        assert (page.parent / link).is_file()
+    before = page.read_bytes()
+    assert call("study", "hallucination", "--smoke", "--page-only", "--results", results) == 0
+    assert page.read_bytes() == before
+    # A run that is lost is said; the page of an unfinished study never goes to docs.
+    record = json.loads((page.parent / "experiment.json").read_text())
+    (results / "runs" / record["cells"][0]["cell"] / "manifest.json").unlink()
+    assert call("study", "hallucination", "--smoke", "--page-only", "--results", results) == 0
+    assert "**Unfinished:" in page.read_text(encoding="utf-8")
