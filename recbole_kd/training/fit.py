@@ -23,6 +23,7 @@ from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
+from recbole_kd.training.allocator import keep_freed_memory
 from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.diagnostics import Watch
 from recbole_kd.training.early_stopping import EarlyStopping
@@ -123,6 +124,7 @@ def fit(
     FloatingPointError
         If the loss becomes NaN or infinite.
     """
+    keep_freed_memory()
     model = build_student(
         spec.model,
         spec.hparams,
