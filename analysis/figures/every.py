@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from analysis.cold_start import extra_slices
 from analysis.figures.curves import parameter_curve, training_curves
 from analysis.figures.forest import forest_plot
 from analysis.figures.gains import gain_by_slice_plot, gain_distribution
-from analysis.figures.overview import cost_quality_plot, critical_difference_diagram
+from analysis.figures.overview import cost_quality_plot, critical_difference_diagram, space_map
 from analysis.figures.style import save_figure
 from analysis.load import Results, load_results
 from analysis.slices import compare_slices
+from analysis.space import ATTRIBUTE, read_spaces
 
 
 def per_backbone(results: Results) -> Iterator[tuple[str, str, Figure]]:
@@ -43,6 +45,19 @@ def overview(results: Results) -> Iterator[tuple[str, str, Figure]]:
         yield "critical-difference", f"Average ranks over datasets{left_out}", figure
 
 
+def spaces(results: Results) -> Iterator[tuple[str, str, Figure]]:
+    """(name, title, figure) of profiles and students of the same users, where ``extras`` was run.
+
+    Nothing without umap-learn (``recbole-kd[umap]``).
+    """
+    if importlib.util.find_spec("umap") is None:
+        return
+    for space in read_spaces(results):
+        title = f"{space.backbone} on {space.dataset}, seed {space.seed}"
+        figure = space_map(space.vectors, space.attribute, attribute_name=ATTRIBUTE)
+        yield f"space-{space.dataset}", f"Profiles and students (UMAP): {title}", figure
+
+
 def write_figures(
     experiment_dir: str | Path, *, parameters: Sequence[str] = (), masked: bool = False
 ) -> list[Path]:
@@ -68,7 +83,7 @@ def write_figures(
         paths += save_figure(gain_by_slice_plot(results, found=found), folder / "gain-by-history")
     for kind, slices in extra_slices(results):
         paths += save_figure(gain_by_slice_plot(results, found=slices), folder / f"gain-by-{kind}")
-    for source in (per_backbone(results), overview(results)):
+    for source in (per_backbone(results), overview(results), spaces(results)):
         for name, _, figure in source:
             safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
             paths += save_figure(figure, folder / safe)

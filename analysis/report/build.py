@@ -17,7 +17,7 @@ from analysis.all_tests import evidence
 from analysis.cold_start import extra_slices
 from analysis.comparison import compare
 from analysis.figures import figure_bytes, forest_plot, gain_by_slice_plot
-from analysis.figures.every import overview, per_backbone
+from analysis.figures.every import overview, per_backbone, spaces
 from analysis.figures.tuning import tuning_plot
 from analysis.files import write_atomic
 from analysis.load import Results, load_results
@@ -109,11 +109,13 @@ def _tables(results: Results) -> tuple[list[Table], list[Picture]]:
 
 def _pictures(results: Results) -> list[Picture]:
     alt = {"cost": "Numbers as in the cost table", "critical-difference": "Average ranks of methods"}
-    return [
+    shown = [
         Picture(title, alt.get(name, "Curves; see the title"), figure)
         for source in (per_backbone(results), overview(results))
         for name, title, figure in source
     ]
+    points = "One point per user, the same users in every panel; the axes of a UMAP have no unit"
+    return shown + [Picture(title, points, figure) for _, title, figure in spaces(results)]
 
 
 def _runs(results: Results) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def extras(
         str, typer.Option("--last-k", help="Items shown in the simulated cold start, with commas; '' = none.")
     ] = LAST_K,
 ) -> None:
-    """Make the per-user examples, grounding scores and cold-start ranks that 'report' then shows."""
+    """Make the examples, grounding scores, spaces and cold-start ranks that 'report' then shows."""
     from recbole_kd.benchmark.executor import limit_threads
     from recbole_kd.benchmark.extras.last_k import write_last_k
 
@@ -45,11 +45,12 @@ def extras(
 
 
 def before_report(folder: Path, users: Sequence[str] = ()) -> list[Path]:
-    """Make what is cheap: examples of single users, and grounding scores unless they exist."""
+    """Make what is cheap: examples of single users; grounding scores and spaces unless they exist."""
     from recbole_kd.benchmark.extras.examples import write_examples
     from recbole_kd.benchmark.extras.grounding import write_grounding
+    from recbole_kd.benchmark.extras.space import write_space
 
-    made = [write_examples(folder, users), write_grounding(folder)]
+    made = [write_examples(folder, users), write_grounding(folder), write_space(folder)]
     return [path for path in made if path is not None]
 
 

@@ -11,11 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.load import load_results
+from analysis.space import read_spaces
+from recbole_kd.benchmark import rooms
 from recbole_kd.benchmark.artefacts import read_split, split_file
 from recbole_kd.benchmark.cli import main
 from recbole_kd.benchmark.extras.examples import write_examples
 from recbole_kd.benchmark.extras.grounding import write_grounding
 from recbole_kd.benchmark.extras.last_k import shorten, write_last_k
+from recbole_kd.benchmark.extras.space import pooled_states, write_space
+from recbole_kd.data.profile_table import load_profiles
 from recbole_kd.data.types import EvalSet
 from recbole_kd.errors import UserError
 from recbole_kd.serving.student import Scorer, load_student
@@ -163,6 +168,7 @@ def test_profile_texts_and_grounding(place, write_experiment):
         assert 0 < entry["grounding"] <= 1
     frame = pd.read_parquet(write_grounding(folder))
     assert len(frame) == 30
+    _check_space(folder)
     # The template states the user's own statistics; texts of other users are supported less.
     record = json.loads((folder / "experiment.json").read_text())
     record["cells"] = [c for c in record["cells"] if c["variant"] != "kd-template"]
@@ -174,7 +180,62 @@ def test_profile_texts_and_grounding(place, write_experiment):
     assert shuffled["grounding"].mean() < frame["grounding"].mean()
 
 
+def _check_space(folder: Path) -> None:
+    """The file against the embedding file, the histories and the figure that is drawn from it."""
+    path = write_space(folder)
+    frame = pd.read_parquet(path)
+    assert frame.groupby("space", sort=False).size().to_dict() == {
+        "profiles": 30,
+        "plain": 30,
+        "kd-template": 30,
+    }
+    cells = json.loads((folder / "experiment.json").read_text())["cells"]
+    run = next(folder.parent / "runs" / c["cell"] for c in cells if c["variant"] == "kd-template")
+    named = json.loads((run / "manifest.json").read_text())["profile_file"]["name"]
+    split = read_split(split_file(folder.parent, load_student(run).spec))
+    table = load_profiles(rooms.profiles_folder(folder.parent) / named, split, trust_unverified=True)
+    users = np.flatnonzero(table.mask[:, 0])
+    raw = table.vectors[users, 0].astype(float)
+    wanted = dict(zip(split.dataset.user_tokens[users], (raw - raw.mean(0)) / raw.std(0), strict=True))
+    profiles = frame[frame["space"] == "profiles"].set_index("user")
+    for user, vector in profiles["vector"].items():
+        np.testing.assert_allclose(vector, wanted[user], atol=1e-4)
+    # A user favours a genre of the own train items, and not everybody the same.
+    rows = {int(u): r for r, u in enumerate(split.train.users)}
+    for user, genre in profiles["attribute"].items():
+        own = split.train.row(rows[int(np.flatnonzero(split.dataset.user_tokens == user)[0])])
+        tokens = [split.dataset.item_tokens[i] for i in own]
+        assert genre in {f"Genre{int(t[1:]) % 12}" for t in tokens}
+    assert profiles["attribute"].nunique() > 3
+    stamp = path.stat().st_mtime_ns
+    assert write_space(folder).stat().st_mtime_ns == stamp
+    (spaces,) = read_spaces(load_results(folder))
+    assert list(spaces.vectors) == ["profiles", "plain", "kd-template"]
+    assert [len(v) for v in spaces.vectors.values()] == [30] * 3
+
+
+def test_pooled_states_are_the_mean_of_recboles_outputs(trial):
+    """SASRec is causal: its output at position t is RecBole's forward of the first t + 1 items."""
+    runs = [
+        c for c in json.loads((trial / "experiment.json").read_text())["cells"] if c["backbone"] == "SASRec"
+    ]
+    trained = load_student(trial.parent / "runs" / runs[0]["cell"])
+    split = read_split(split_file(trial.parent, trained.spec))
+    users = split.train.users[:3]
+    found = pooled_states(trained, split, users)
+    for row in range(3):
+        items = split.train.row(row)[-trained.max_len :]
+        outputs = []
+        for end in range(1, len(items) + 1):
+            item_seq = torch.zeros(1, trained.max_len, dtype=torch.int64)
+            item_seq[0, :end] = torch.from_numpy(items[:end])
+            with torch.no_grad():
+                outputs.append(trained.model.forward(item_seq, torch.tensor([end]))[0].numpy())
+        np.testing.assert_allclose(found[row], np.mean(outputs, 0), atol=1e-5)
+
+
 def test_no_pair_no_examples(place, make_run):
     folder = write_record(place / "results", [make_run("SASRec", distilled=False)])
     assert write_examples(folder) is None
     assert write_grounding(folder) is None
+    assert write_space(folder) is None
