@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,22 @@ def sentence(item: Item) -> str:
     return " ".join(f"{part}." for part in parts if part)
 
 
+def without_words(text: str, share: float, seed: int) -> str:
+    """Drop each word with probability ``share``; the same text always loses the same words.
+
+    A text that would lose all keeps its first word.
+
+    Examples
+    --------
+    >>> without_words("Toy Story (1995). Animation, Comedy.", 1.0, 0)
+    'Toy'
+    """
+    words = text.split()
+    draw = random.Random(f"{seed} {text}")
+    kept = [word for word in words if draw.random() >= share]
+    return " ".join(kept or words[:1])
+
+
 def build_item_vectors(
     spec: ItemVectorSpec,
     dataset: Dataset,
@@ -69,9 +86,15 @@ def build_item_vectors(
     cache_dir: Path,
     *,
     domain: str | None = None,
+    word_drop: tuple[float, int] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Encode the items of a dataset, or find the file; the path is content-addressed.
+
+    Parameters
+    ----------
+    word_drop : (float, int), optional
+        Share of the words that every text loses, and the seed; the texts are altered copies then.
 
     Raises
     ------
@@ -87,6 +110,8 @@ def build_item_vectors(
     words = load_domain(domain) if domain else domain_for(list(next(iter(item_texts.values()), {})))
     catalogue = Catalogue(item_texts, words)
     sentences = [sentence(catalogue[token]) for token in tokens]
+    if word_drop is not None:
+        sentences = [without_words(text, *word_drop) for text in sentences]
     texts_digest = digest(list(zip(tokens, sentences, strict=True)))
     content = spec.canonical()
     for name in _SPEED:

@@ -34,8 +34,12 @@ SYSTEMS: dict[str, str] = {
     "kar": "recbole_kd.baselines.kar:KAR",
     "profile-token": "recbole_kd.baselines.profile_token:ProfileToken",
     "llm-esr": "recbole_kd.baselines.llm_esr:LLMESR",
+    "unisrec": "recbole_kd.baselines.unisrec:UniSRec",
 }
 """name -> class that is put left of a backbone's."""
+
+PRETRAINED: dict[str, str] = {"unisrec": "recbole_kd.baselines.unisrec_pretraining:UniSRecPretraining"}
+"""System or model -> module that pre-trains it; ``pretrain`` in its file says on what."""
 
 SERVING: dict[str, str] = {"ProfileNearest": "vectors", "profile-token": "vectors", "kar": "vectors"}
 """What a system needs for every user it serves; the others need ``nothing``. Vectors are profiles, written by

@@ -146,7 +146,8 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
     spec = cell.spec.student
     if spec.model.startswith(MARK) or spec.model in COMPUTED:
         return
-    widths = {name: _width(Path(path)) for name, path in (inputs or {}).items()}
+    files = inputs or {}
+    widths = {name: _width(Path(files[name])) for name in ("items", "users") if name in files}
     side = toy_inputs(4, widths.get("items"), widths.get("users"))
     model = build_student(
         spec.model, spec.hparams, n_items=4, max_len=8, seed=0, system=spec.system, side=side

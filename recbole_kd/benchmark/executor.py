@@ -19,6 +19,7 @@ from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, read_split
 from recbole_kd.benchmark.cost import run_cost
 from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.pretraining import trained_on
 from recbole_kd.benchmark.spec import CellLabel, CellSpec
 from recbole_kd.errors import UserError
 
@@ -252,7 +253,9 @@ def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
     report = split_report(split, spec.dataset)
     kept = {name: report[name] for name in _PROTOCOL if name in report}
     loss = "closed form" if spec.student.model in COMPUTED else spec.student.hparams.get("loss_type", "CE")
-    return {**kept, "loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
+    said = {"loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
+    before = trained_on(spec)
+    return {**kept, **said} | ({} if before is None else {"pretraining": before})
 
 
 def _ranks_table(split: Split, ranks: Mapping[str, Ranks]) -> pa.Table:

@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_kd.benchmark import properties, rooms
+from pydantic import Field
+
+from recbole_kd.benchmark import pretraining, properties, rooms
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import MarkedDict
 from recbole_kd.benchmark.spec import CellSpec, InputsSpec, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, validated
 from recbole_kd.errors import SpecError
 from recbole_kd.strict import Strict
-from recbole_kd.training.spec import SystemSpec
+from recbole_kd.training.spec import PretrainSpec, StudentSpec, SystemSpec
 
 if TYPE_CHECKING:
+    from recbole_kd.data.spec import DatasetSpec
     from recbole_kd.data.types import Split
     from recbole_kd.models.side import SideInputs
 
-ITEMS, USERS = "items", "users"
+ITEMS, USERS, PRETRAIN = "items", "users", pretraining.PRETRAIN
 
 
 class SystemFile(Strict):
@@ -29,6 +32,7 @@ class SystemFile(Strict):
     backbones: list[str]
     inputs: InputsSpec | None
     params: dict[str, Any]
+    pretrain: PretrainSpec | None = Field(None, description="only of systems that can be pre-trained")
 
 
 def system_file(name: str, asked_at: object = None) -> SystemFile:
@@ -91,6 +95,33 @@ def inputs_of(
     return result
 
 
+def with_pretraining(
+    inputs: dict[str, Any] | None,
+    variant: VariantSpec,
+    raw: MarkedDict,
+    of_model: PretrainSpec | None,
+    dataset: DatasetSpec,
+    source: dict[str, str],
+    student: StudentSpec,
+) -> dict[str, Any] | None:
+    """Inputs of a cell with what its system or model was pre-trained on, if it was.
+
+    Raises
+    ------
+    SpecError
+        Unknown key or dataset, or ``pretrain`` where nothing is pre-trained.
+    """
+    base = of_model if variant.system is None else system_file(variant.system, raw.mark).pretrain
+    given, mark = raw.get("pretrain"), raw.where("pretrain")
+    if base is None:
+        if given is not None:
+            raise SpecError(f"{mark}: 'pretrain' is given, but neither model nor system is pre-trained")
+        return inputs
+    spec = pretraining.pretrain_spec(base, given, mark)
+    found = pretraining.resolved(spec, student, inputs or {}, dataset, source, mark)
+    return inputs if found is None else {**(inputs or {}), PRETRAIN: found}
+
+
 def item_spec(name: str, asked_at: object = None) -> dict[str, Any]:
     """Canonical ItemVectorSpec of ``properties/items/<name>.yaml``."""
     from profiles.item_vectors import ItemVectorSpec, check_item_names
@@ -106,15 +137,17 @@ def build_inputs(results: Path, cell: CellSpec, split: Split) -> dict[str, str]:
     Returns
     -------
     dict
-        ``items`` and ``users`` -> path, as far as the cell reads them.
+        ``items``, ``users`` and ``pretrain`` -> path, as far as the cell reads them.
     """
     files: dict[str, str] = {}
     wanted = cell.inputs or {}
     if ITEMS in wanted:
-        files[ITEMS] = str(_build_items(results, cell, split).resolve())
+        files[ITEMS] = str(build_items(results, cell, split).resolve())
     if USERS in wanted:
         path, _ = rooms.teacher_table(results, as_taught(cell), split)
         files[USERS] = str(path.resolve())
+    if PRETRAIN in wanted:
+        files[PRETRAIN] = str(pretraining.build(results, cell).resolve())
     return files
 
 
@@ -126,7 +159,16 @@ def as_taught(cell: CellSpec) -> CellSpec:
     )
 
 
-def _build_items(results: Path, cell: CellSpec, split: Split) -> Path:
+def build_items(
+    results: Path, cell: CellSpec, split: Split, word_drop: tuple[float, int] | None = None
+) -> Path:
+    """Make (or find) the item vectors of a cell.
+
+    Parameters
+    ----------
+    word_drop : (float, int), optional
+        Share of the words that every text loses, and the seed.
+    """
     from profiles.item_vectors import ItemVectorSpec, build_item_vectors
     from recbole_kd.data.load import load_item_texts
 
@@ -139,6 +181,7 @@ def _build_items(results: Path, cell: CellSpec, split: Split) -> Path:
             texts,
             results / "cache" / "items",
             domain=cell.dataset.domain,
+            word_drop=word_drop,
             progress=rooms.progress(f"items {spec.name}", "texts"),
         )
 
@@ -167,4 +210,7 @@ def read_inputs(files: Mapping[str, str] | None, split: Split, trust_unverified:
         table = load_profiles(files[USERS], split, trust_unverified=trust_unverified)
         users = torch.from_numpy(mean_profile(table.vectors, table.mask)[0])
         manifests[USERS], digests[USERS] = table.manifest, table.digest
-    return SideInputs(split.dataset.n_users, items, users, manifests, digests)
+    pretrained = None
+    if files and PRETRAIN in files:
+        pretrained, manifests[PRETRAIN], digests[PRETRAIN] = pretraining.read(files[PRETRAIN])
+    return SideInputs(split.dataset.n_users, items, users, manifests, digests, pretrained)

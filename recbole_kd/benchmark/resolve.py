@@ -146,6 +146,11 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
         sources = {v.name: rooms.confidence_source(students[v.name], v.mark) for v in chosen}
         own = rooms.model_inputs(backbone, data.where("backbones"))
         read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
+        before = rooms.model_pretraining(backbone, data.where("backbones"))
+        for v in chosen:
+            read[v.name] = inputs.with_pretraining(
+                read[v.name], v.spec, v.data, before, dataset, dataset_source, students[v.name]
+            )
         lists = {
             v.name: teacher_lists.lists_of(v.spec, v.data, dataset, dataset_source, v.mark, sources[v.name])
             for v in chosen
@@ -210,11 +215,11 @@ def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
 def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
     """Return ``data`` with the dotted ``path`` set."""
     head, _, rest = path.partition(".")
-    allowed = (*_PARTS, "teacher", "profile", "lists", "params", "inputs")
+    allowed = (*_PARTS, "teacher", "profile", "lists", "params", "inputs", "pretrain")
     if head not in allowed or (head != "teacher") != bool(rest):
         raise SpecError(
             f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill., "
-            f"profile., lists., params. or inputs."
+            f"profile., lists., params., inputs. or pretrain."
         )
     over = MarkedDict(mark)
     inner = over

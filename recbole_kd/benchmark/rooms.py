@@ -23,7 +23,7 @@ from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import DataError, ProfileError, SpecError
 from recbole_kd.objectives.registry import OBJECTIVES
 from recbole_kd.strict import Strict, digest
-from recbole_kd.training.spec import DistillSpec, StudentSpec, TrainSpec
+from recbole_kd.training.spec import DistillSpec, PretrainSpec, StudentSpec, TrainSpec
 
 if TYPE_CHECKING:
     from profiles.spec import TeacherSpec
@@ -40,6 +40,7 @@ class ModelFile(Strict):
     train: TrainSpec
     distill: DistillSpec | None = Field(None, description="only in <Backbone>KD.yaml")
     inputs: InputsSpec | None = Field(None, description="vectors that the model reads, if any")
+    pretrain: PretrainSpec | None = Field(None, description="only of models that can be pre-trained")
 
 
 @cache
@@ -114,6 +115,12 @@ def model_inputs(backbone: str, asked_at: object = None) -> InputsSpec | None:
     """Vectors that a model reads by itself; ``None`` for nearly all."""
     found = _model_file(backbone, asked_at).get("inputs")
     return None if found is None else InputsSpec.model_validate(found)
+
+
+def model_pretraining(backbone: str, asked_at: object = None) -> PretrainSpec | None:
+    """How a model is pre-trained by itself; ``None`` for nearly all."""
+    found = _model_file(backbone, asked_at).get("pretrain")
+    return None if found is None else PretrainSpec.model_validate(found)
 
 
 def model_defaults(backbone: str, distilled: bool, asked_at: object = None) -> MarkedDict:

@@ -44,6 +44,9 @@ class VariantSpec(Strict):
     system: str | None = Field(None, description="a file of properties/system, laid on the backbone")
     params: dict[str, Any] | None = Field(None, description="what differs from the system's file")
     inputs: InputsSpec | None = Field(None, description="other vectors than the system's file names")
+    pretrain: dict[str, Any] | None = Field(
+        None, description="what differs from the pre-training in the system's file; datasets: [] = none"
+    )
     backbones: list[str] | None = Field(None, description="only these; none = all of the experiment")
     hparams: dict[str, Any] | None = None
     train: dict[str, Any] | None = None
@@ -196,7 +199,16 @@ def _inputs_content(inputs: dict[str, Any]) -> dict[str, Any]:
     if "users" in inputs:
         users = inputs["users"]
         content["users"] = {"spec": teacher_content(users["spec"]), "source": users["source"]}
+    if "pretrain" in inputs:
+        pretrain = inputs["pretrain"]
+        content["pretrain"] = {**pretrain, "corpora": [corpus_content(c) for c in pretrain["corpora"]]}
     return content
+
+
+def corpus_content(corpus: dict[str, Any]) -> dict[str, Any]:
+    """What of a dataset decides what pre-training sees of it: its content, not where it lies."""
+    dataset = {key: value for key, value in corpus["dataset"].items() if key not in _DATASET_LABELS}
+    return {"dataset": dataset, "source": corpus["source"]}
 
 
 def lists_content(lists: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Attributes = Sequence[Sequence[tuple[str, str]]]
+"""By item id: keys and values of what an item says about itself."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ class SideInputs:
         What the writers of the two files say about encoder and reduction, under ``items`` and ``users``.
     digests : mapping
         Content addresses of the rows, under the same names.
+    pretrained : mapping or None
+        Parameters that pre-training left, by name in the student.
+    attributes : sequence or None
+        Keys and values of every item [n_items]; empty for padding and items without text.
+    language_encoder : str or None
+        Folder or name of a language encoder that the model reads items with.
     """
 
     n_users: int
@@ -33,6 +42,9 @@ class SideInputs:
     users: Tensor | None = None
     manifests: Mapping[str, Mapping[str, Any]] | None = None
     digests: Mapping[str, str] | None = None
+    pretrained: Mapping[str, Tensor] | None = None
+    attributes: Attributes | None = None
+    language_encoder: str | None = None
 
     def said(self) -> dict[str, Any] | None:
         """What a run's manifest says about the files, or ``None`` where there are none."""

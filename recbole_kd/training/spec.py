@@ -84,6 +84,18 @@ class SystemSpec(Strict):
     params: dict[str, Any]
 
 
+class PretrainSpec(Strict):
+    """Pre-training of a system on the train parts of datasets, before the cell's own training."""
+
+    datasets: list[str] = Field(description="files of properties/dataset; 'self' = the cell's; [] = none")
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    batch_size: int = Field(ge=1, description="sequences (windows) per step")
+    seed: int = Field(ge=0, description="of pre-training; the seeds of the cells share its result")
+    args: dict[str, Any] = Field(description="what only this system knows")
+
+
 class StudentSpec(Strict):
     """One student: a RecBole class name or its KD form, and everything that trains it."""
 
