@@ -23,9 +23,8 @@ def fit_computed(
     split: Split, spec: StudentSpec, *, side: SideInputs, on_epoch: OnEpoch | None = None
 ) -> tuple[FitResult, Scorer]:
     """Compute ``spec.model`` and its validation metrics; no device, no epoch, no stopping."""
-    module, _, name = COMPUTED[spec.model].partition(":")
     begin = time.perf_counter()
-    scorer: Scorer = getattr(importlib.import_module(module), name)(split, spec.hparams, side)
+    scorer = compute(split, spec, side)
     middle = time.perf_counter()
     ranks = rank_computed(scorer, split.valid, batch_size=spec.train.eval_batch_size)
     end = time.perf_counter()
@@ -46,6 +45,13 @@ def fit_computed(
         n_parameters=scorer.n_parameters,
     )
     return result, scorer
+
+
+def compute(split: Split, spec: StudentSpec, side: SideInputs) -> Scorer:
+    """Compute ``spec.model``; equal inputs give an equal scorer."""
+    module, _, name = COMPUTED[spec.model].partition(":")
+    scorer: Scorer = getattr(importlib.import_module(module), name)(split, spec.hparams, side)
+    return scorer
 
 
 def rank_computed(scorer: Scorer, part: EvalSet, *, batch_size: int) -> Ranks:

@@ -144,7 +144,7 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
     from recbole_kd.models.side import toy_inputs
 
     spec = cell.spec.student
-    if spec.model.startswith(MARK) or spec.model in COMPUTED:
+    if spec.model.startswith(MARK) or spec.model in COMPUTED or cell.spec.ranker is not None:
         return
     files = inputs or {}
     widths = {name: _width(Path(files[name])) for name in ("items", "users") if name in files}

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from recbole_kd.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from recbole_kd.benchmark.rerank import Reranked
     from recbole_kd.data.profile_table import ProfileTable
     from recbole_kd.data.teacher_lists import TeacherLists
     from recbole_kd.data.types import EvalSet, Split
@@ -159,18 +160,27 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     side = read_inputs(task.inputs, split)
     loaded = time.perf_counter()
     watched = None if task.diagnostics is None else DiagnosticsSpec.model_validate(task.diagnostics)
-    scratch = partial(rundir.scratch, results, task.cell)
-    result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched)
-    fitted = time.perf_counter()
-    ranks = {"valid": rank(split.valid), "test": rank(split.test)}
+    extra: Reranked | None = None
+    if spec.ranker is not None:
+        from recbole_kd.benchmark.rerank import run_ranker
+
+        extra = run_ranker(results, spec, split, (task.inputs or {}).get("users"), task.device, on_epoch)
+        result, parts, ranks = extra.result, extra.parts, extra.ranks
+        fitted = time.perf_counter()
+    else:
+        scratch = partial(rundir.scratch, results, task.cell)
+        result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched)
+        fitted = time.perf_counter()
+        parts = {"valid": split.valid, "test": split.test}
+        ranks = {name: rank(part) for name, part in parts.items()}
     done = time.perf_counter()
     manifest = {
         # Dataset and variant are names: another experiment may call the same run otherwise.
         "label": {name: task.label[name] for name in ("backbone", "seed")},
         "written_as": task.label,
-        "model": spec.student.model,
+        "model": spec.student.model if spec.ranker is None else spec.ranker["spec"]["name"],
         "system": None if spec.student.system is None else spec.student.system.name,
-        "serving_needs": serving_needs(spec.student),
+        "serving_needs": serving_needs(spec.student) if spec.ranker is None else "language model",
         "inputs": side.said(),
         "metrics": _metrics(ranks, task.metrics),
         "best_epoch": result.best_epoch,
@@ -204,10 +214,14 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
         "counts": {**split.dataset.counts, **split.counts},
     }
     writers = {
-        "ranks.parquet": lambda path: _write_table(_ranks_table(split, ranks), path),
+        "ranks.parquet": lambda path: _write_table(_ranks_table(split, parts, ranks), path),
         "history.parquet": lambda path: _write_table(_history_table(result.history), path),
         "model.safetensors": lambda path: _write_model(result.state_dict, path),
     }
+    if extra is not None:
+        manifest["ranker"] = extra.said
+        for name, table in extra.writers.items():
+            writers[name] = partial(_write_made, table)
     if result.states is not None:
         states = result.states
         writers["states.safetensors"] = lambda path: _write_model(states, path)
@@ -252,16 +266,29 @@ def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
 
     report = split_report(split, spec.dataset)
     kept = {name: report[name] for name in _PROTOCOL if name in report}
+    if spec.ranker is not None:
+        kept["re-ranked"] = _reranked_protocol(spec.ranker["candidates"])
     loss = "closed form" if spec.student.model in COMPUTED else spec.student.hparams.get("loss_type", "CE")
     said = {"loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
     before = trained_on(spec)
     return {**kept, **said} | ({} if before is None else {"pretraining": before})
 
 
-def _ranks_table(split: Split, ranks: Mapping[str, Ranks]) -> pa.Table:
+def _reranked_protocol(candidates: Mapping[str, Any]) -> str:
+    """The candidate protocol in words."""
+    words = [f"top {candidates['top']} of the retriever"]
+    if candidates["exclude_seen"]:
+        words.append("items of the history left out")
+    if candidates["oracle_candidates"]:
+        words.append("TARGET ADDED BY HAND where it was missed")
+    if candidates["max_users"] is not None:
+        words.append(f"{candidates['max_users']} users sampled with seed {candidates['seed']}")
+    return ", ".join(words)
+
+
+def _ranks_table(split: Split, parts: Mapping[str, EvalSet], ranks: Mapping[str, Ranks]) -> pa.Table:
     import pyarrow as pa
 
-    parts = {"valid": split.valid, "test": split.test}
     tables = [_part_table(split, name, parts[name], ranks[name]) for name in parts]
     return pa.concat_tables(tables).unify_dictionaries()
 
@@ -298,6 +325,10 @@ def _write_table(table: pa.Table, path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(table, path, compression="zstd")
+
+
+def _write_made(make: Callable[[], pa.Table], path: Path) -> None:
+    _write_table(make(), path)
 
 
 def _write_model(state: Mapping[str, Any], path: Path) -> None:

@@ -112,6 +112,8 @@ Kind = tuple[str, str]
 def kind_of(planned: PlannedCell) -> Kind:
     """Cells of one kind (dataset, student class) take about as long as each other."""
     student = planned.spec.student
+    if planned.spec.ranker is not None:
+        return planned.label.dataset, str(planned.spec.ranker["spec"]["name"])
     return planned.label.dataset, _kind(
         student.model, None if student.system is None else student.system.name
     )
@@ -170,7 +172,7 @@ def rows(plan: Plan) -> list[dict[str, Any]]:
     return [
         {
             **s.planned.label.canonical(),
-            "model": s.planned.spec.student.model,
+            "model": s.planned.spec.student.model if s.planned.spec.ranker is None else kind_of(s.planned)[1],
             "cell": s.cell,
             "status": s.status,
             "reason": s.reason,

@@ -12,6 +12,11 @@ from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from recbole_kd.data.recbole_view import PrefixData
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.ranking import Ranks
     from recbole_kd.training.fit import FitResult, OnEpoch
@@ -99,10 +104,7 @@ def fit_prefix(
         device=device,
     )
     init_seed(seed, True)
-    try:
-        model = get_model(name)(data.config, data.train.dataset).to(device)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"hparams: RecBole's {name} does not take them ({error})") from error
+    model = _model(name, data, device)
     trainer = PrefixTrainer(data.config, model)
     history: list[dict[str, Any]] = []
     began = time.perf_counter()
@@ -133,6 +135,51 @@ def fit_prefix(
         seconds={"train": sum(row["seconds"] for row in history)},
         n_parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _model(name: str, data: PrefixData, device: str) -> Any:
+    from recbole.utils import get_model
+
+    try:
+        return get_model(name)(data.config, data.train.dataset).to(device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"hparams: RecBole's {name} does not take them ({error})") from error
+
+
+def rebuild_prefix(
+    split: Split,
+    spec: StudentSpec,
+    state: Mapping[str, Tensor],
+    seed: int,
+    device: str,
+    max_item_list_length: int,
+    folder: Path,
+) -> Any:
+    """The model of :func:`fit_prefix` from its stored parameters, in evaluation mode.
+
+    Parameters
+    ----------
+    folder : Path
+        RecBole wants one for checkpoints; nothing is left there.
+    """
+    from recbole.utils import get_model, init_seed
+
+    from recbole_kd.data.recbole_view import recbole_loaders
+
+    name = spec.model.removeprefix(MARK)
+    init_seed(seed, True)
+    data = recbole_loaders(
+        split,
+        name,
+        _settings(spec, get_model(name), seed),
+        max_item_list_length=max_item_list_length,
+        checkpoint_dir=folder,
+        device=device,
+    )
+    init_seed(seed, True)
+    model = _model(name, data, device)
+    model.load_state_dict(state, strict=True)
+    return model.eval()
 
 
 def _settings(spec: StudentSpec, model: Any, seed: int) -> dict[str, Any]:
@@ -171,7 +218,6 @@ def rank_prefix(model: Any, part: EvalSet, *, max_len: int, batch_size: int, dev
     """Rank every target with a RecBole model's ``full_sort_predict``."""
     import torch
     from recbole.data.interaction import Interaction
-    from torch import Tensor
 
     from recbole_kd.ranking import rank_all
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from recbole_kd.benchmark import inputs, objectives, properties, rooms, teacher_lists
+from recbole_kd.benchmark import inputs, objectives, properties, rankers, rooms, teacher_lists
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
@@ -135,7 +135,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
         dataset, dataset_source = datasets[dataset_name]
-        chosen = [v for v in variants if _serves(v, backbone)]
+        chosen = [v for v in variants if v.spec.ranker is None and _serves(v, backbone)]
         if not chosen:
             raise SpecError(f"{data.where('backbones')}: no variant is for backbone '{backbone}'")
         students = {}
@@ -155,6 +155,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
             v.name: teacher_lists.lists_of(v.spec, v.data, dataset, dataset_source, v.mark, sources[v.name])
             for v in chosen
         }
+        made: dict[tuple[str, int], PlannedCell] = {}
         for seed, variant in itertools.product(spec.seeds, chosen):
             teacher = teachers[variant.name]
             cell = CellSpec(
@@ -169,7 +170,44 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
                 seed=seed,
             )
             label = CellLabel(dataset=dataset.name, backbone=backbone, variant=variant.name, seed=seed)
-            yield PlannedCell(label=label, spec=cell, cell=cell.address())
+            made[variant.name, seed] = PlannedCell(label=label, spec=cell, cell=cell.address())
+            yield made[variant.name, seed]
+        yield from _ranker_cells(spec, variants, backbone, made, data)
+
+
+def _ranker_cells(
+    spec: ExperimentSpec,
+    variants: list[_Variant],
+    backbone: str,
+    made: dict[tuple[str, int], PlannedCell],
+    data: MarkedDict,
+) -> Iterator[PlannedCell]:
+    """Cells that re-rank candidates of a cell of ``backbone`` that was ``made``."""
+    listed = [v for v in variants if v.spec.ranker is not None]
+    for variant in listed:
+        retriever = rankers.retriever_of(spec.candidates, variant.name, variant.mark)
+        mark = data["candidates"].where("retriever")
+        if retriever.backbone not in spec.backbones:
+            hint = did_you_mean(retriever.backbone, spec.backbones)
+            raise SpecError(f"{mark}: '{retriever.backbone}' is not among the backbones{hint}")
+        for named in set(variant.spec.backbones or []) - {retriever.backbone}:
+            raise SpecError(
+                f"{variant.mark}: variant '{variant.name}' re-ranks candidates of {retriever.backbone}, "
+                f"not of {named}"
+            )
+        if retriever.backbone != backbone:
+            continue
+        known = dict.fromkeys(name for name, _ in made)
+        if retriever.variant not in known:
+            hint = did_you_mean(retriever.variant, known)
+            raise SpecError(f"{mark}: {backbone} has no variant '{retriever.variant}' to retrieve with{hint}")
+    chosen = [v for v in listed if (r := spec.candidates.retriever) and r.backbone == backbone]
+    for seed, variant in itertools.product(spec.seeds, chosen):
+        assert spec.candidates.retriever is not None
+        retrieved = made[spec.candidates.retriever.variant, seed]
+        yield rankers.plan_ranker(
+            variant.spec, variant.data, variant.name, retrieved, spec.candidates, variant.mark
+        )
 
 
 def _serves(variant: _Variant, backbone: str) -> bool:
@@ -215,11 +253,11 @@ def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
 def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
     """Return ``data`` with the dotted ``path`` set."""
     head, _, rest = path.partition(".")
-    allowed = (*_PARTS, "teacher", "profile", "lists", "params", "inputs", "pretrain")
+    allowed = (*_PARTS, "teacher", "profile", "lists", "params", "inputs", "pretrain", "llm")
     if head not in allowed or (head != "teacher") != bool(rest):
         raise SpecError(
             f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill., "
-            f"profile., lists., params., inputs. or pretrain."
+            f"profile., lists., params., inputs., pretrain. or llm."
         )
     over = MarkedDict(mark)
     inner = over

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from recbole_kd.baselines.llm.spec import CandidatesSpec
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
@@ -42,8 +43,14 @@ class VariantSpec(Strict):
         None, description="a source of ranked lists (properties/lists) and what differs from its file"
     )
     system: str | None = Field(None, description="a file of properties/system, laid on the backbone")
-    params: dict[str, Any] | None = Field(None, description="what differs from the system's file")
-    inputs: InputsSpec | None = Field(None, description="other vectors than the system's file names")
+    ranker: str | None = Field(
+        None, description="a file of properties/ranker; it re-ranks the experiment's candidates"
+    )
+    llm: dict[str, Any] | None = Field(None, description="what differs from the model in the ranker's file")
+    params: dict[str, Any] | None = Field(None, description="what differs from the system's or ranker's file")
+    inputs: InputsSpec | None = Field(
+        None, description="other vectors than the system's file names; of a ranker: whose profiles it reads"
+    )
     pretrain: dict[str, Any] | None = Field(
         None, description="what differs from the pre-training in the system's file; datasets: [] = none"
     )
@@ -62,6 +69,16 @@ class VariantSpec(Strict):
             raise ValueError("'profile' changes a teacher, but no 'teacher' is named")
         if self.trust_unverified is not None and self.embeddings is None:
             raise ValueError("'trust_unverified' belongs to 'embeddings'")
+        if self.llm is not None and self.ranker is None:
+            raise ValueError("'llm' changes a ranker's model, but no 'ranker' is named")
+        return self
+
+    @model_validator(mode="after")
+    def _ranker_alone(self) -> VariantSpec:
+        trains = ("teacher", "embeddings", "lists", "system", "pretrain", "hparams", "train", "distill")
+        given = [name for name in trains if getattr(self, name) is not None]
+        if self.ranker is not None and given:
+            raise ValueError(f"a ranker takes 'params', 'llm' and 'inputs', not '{given[0]}'")
         return self
 
     @property
@@ -103,6 +120,7 @@ class ExperimentSpec(Strict):
     metrics: list[str] = Field(min_length=1)
     controls: list[str] = Field(description="added where a teacher is a language model; [] or none = off")
     diagnostics: DiagnosticsSpec
+    candidates: CandidatesSpec
     overrides: list[OverrideSpec] | None = None
 
     @field_validator("variants", mode="before")
@@ -155,6 +173,9 @@ class CellSpec(Strict):
     teacher_file: str | None = Field(description="embedding file that exists already")
     lists: dict[str, Any] | None = Field(None, description="ranked lists to learn from: spec and source")
     inputs: dict[str, Any] | None = Field(None, description="vectors that the system reads, see inputs.py")
+    ranker: dict[str, Any] | None = Field(
+        None, description="re-ranks candidates of another cell, whose student is 'student'; see rankers.py"
+    )
     seed: int = Field(ge=0, description="training stream; the split has its own in dataset.split")
 
     def address(self) -> str:
@@ -163,7 +184,7 @@ class CellSpec(Strict):
         source = dict(self.dataset_source)
         for name in _DATASET_LABELS:
             dataset.pop(name)
-        if self.teacher is None and self.inputs is None:
+        if self.teacher is None and self.inputs is None and self.ranker is None:
             source.pop("item", None)
             for name in _DATASET_TEXT:
                 dataset.pop(name)
@@ -175,6 +196,8 @@ class CellSpec(Strict):
             content["inputs"] = _inputs_content(self.inputs)
         if self.lists is not None:
             content["lists"] = lists_content(self.lists)
+        if self.ranker is not None:
+            content["ranker"] = ranker_content(self.ranker)
         student = self.student.canonical()
         if student["distill"] is not None:
             # Its content stands in teacher_source.
@@ -215,6 +238,14 @@ def lists_content(lists: dict[str, Any]) -> dict[str, Any]:
     """What of a cell's lists decides them: the teacher's address for its cell, not where a file lies."""
     spec = {key: value for key, value in lists["spec"].items() if key != "path"}
     return {key: value for key, value in lists.items() if key != "cell"} | {"spec": spec}
+
+
+def ranker_content(ranker: dict[str, Any]) -> dict[str, Any]:
+    """What of a cell's ranker decides its numbers: not what makes its model faster."""
+    spec = dict(ranker["spec"])
+    if spec["llm"] is not None:
+        spec["llm"] = {key: value for key, value in spec["llm"].items() if key not in _TEACHER_SPEED}
+    return {**ranker, "spec": spec}
 
 
 class PlannedCell(Strict):

@@ -15,9 +15,10 @@ from typing import Any
 from recbole_kd.benchmark import record, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, build_in_child
 from recbole_kd.benchmark.console import Reporter, first_line
-from recbole_kd.benchmark.engines import Engine
+from recbole_kd.benchmark.engines import Engine, Outcomes
 from recbole_kd.benchmark.executor import FAILED, CellTask, Outcome
 from recbole_kd.benchmark.plan import CellState, Plan, make_plan, tidy
+from recbole_kd.benchmark.rankers import needs, with_retrievers
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.errors import StoreError, UserError
@@ -77,7 +78,8 @@ def run_sweep(
     """
     created = [path for path in (results, *results.parents) if not path.exists()]
     try:
-        chosen = experiment.cells if cells is None else cells
+        every = {cell.cell: cell for cell in experiment.cells}
+        chosen = with_retrievers(list(experiment.cells if cells is None else cells), every)
         plan, artefacts = _ready(chosen, results, reporter, engine.workers, build)
         _note_coverage(plan, artefacts, reporter)
     except UserError:
@@ -152,7 +154,7 @@ def _run(
         return
     tasks = [_task(state, artefacts[cell], experiment, results, device) for cell, state in todo.items()]
     waiting = Counter(_group(state) for state in todo.values())
-    with _terminate_as_interrupt(), closing(engine.run(tasks)) as outcomes:
+    with _terminate_as_interrupt(), closing(_in_turn(engine, tasks, todo)) as outcomes:
         for raw in outcomes:
             state, outcome = todo[raw.cell], _checked(raw, results)
             if outcome.status == FAILED:
@@ -166,6 +168,16 @@ def _run(
             if more and _group(state) not in more:
                 reporter.table(sweep.folder, final=False)
     _record(results, experiment, sweep)
+
+
+def _in_turn(engine: Engine, tasks: Sequence[CellTask], todo: dict[str, CellState]) -> Outcomes:
+    """Outcomes of all tasks; what re-ranks starts when the cells that retrieve have ended."""
+    later = [task for task in tasks if needs(todo[task.cell].planned.spec) is not None]
+    first = [task for task in tasks if needs(todo[task.cell].planned.spec) is None]
+    for wave in (first, later):
+        if wave:
+            with closing(engine.run(wave)) as outcomes:
+                yield from outcomes
 
 
 def _record(results: Path, experiment: Experiment, sweep: SweepResult) -> None:

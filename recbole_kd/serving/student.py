@@ -136,6 +136,8 @@ def load_student(run: Path, device: str = "cpu") -> Trained:
         raise StoreError(fault)
     spec = read_spec(run)
     model = spec.student.model
+    if spec.ranker is not None:
+        raise UserError(f"{run}: holds the re-ranker '{spec.ranker['spec']['name']}', which is no student")
     if model.removesuffix("KD") not in BACKBONES:
         raise UserError(
             f"{run}: holds '{model}'; only runs of {', '.join(BACKBONES)}, plain or distilled, are read here"
