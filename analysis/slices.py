@@ -51,7 +51,7 @@ GROUNDING = "grounding.parquet"
 Slicer = Callable[[Panel], Slicing]
 
 
-def _cut(name: str, values: NDArray[Any], edges: Sequence[float], unit: str) -> Slicing:
+def whole_number_slices(name: str, values: NDArray[Any], edges: Sequence[float], unit: str) -> Slicing:
     """Slices ``<= e0``, ``e0+1 .. e1``, ..., ``> e_last`` of whole numbers."""
     codes = np.searchsorted(np.asarray(edges, dtype=float), values, side="left")
     labels = []
@@ -76,7 +76,7 @@ def by_history(edges: Sequence[int] | None = None, quantiles: int = 4) -> Slicer
             shares = np.arange(1, quantiles) / quantiles
             found = np.quantile(panel.users["train_len"].to_numpy(), shares, method="lower")
             cuts = sorted({int(v) for v in found})
-        return _cut("train history", panel.targets["train_len"].to_numpy(), cuts, "items")
+        return whole_number_slices("train history", panel.targets["train_len"].to_numpy(), cuts, "items")
 
     return slicer
 

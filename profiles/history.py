@@ -18,10 +18,11 @@ class AsOf(Strict):
     """How much of every train history a profile may see.
 
     ``fraction``: the first ``value`` share of the items, rounded up; ``time``: items whose time is
-    at most ``value`` (units of the time column); ``items``: the first ``value`` items.
+    at most ``value`` (units of the time column); ``timeline``: items up to the moment before which the share
+    ``value`` of all interactions of the dataset lie; ``items``: the first ``value`` items.
     """
 
-    kind: Literal["fraction", "time", "items"]
+    kind: Literal["fraction", "time", "timeline", "items"]
     value: float
 
 
@@ -75,6 +76,8 @@ def train_histories(split: Split, as_of: AsOf | None = None) -> list[UserHistory
         The train part is not a prefix of the user's interactions (a foreign split protocol).
     """
     data = split.dataset
+    if as_of is not None and as_of.kind == "timeline":
+        as_of = AsOf(kind="time", value=float(np.quantile(data.times, as_of.value)))
     row_of = np.full(data.n_users, -1, np.int64)
     row_of[data.sequences.users] = np.arange(len(data.sequences))
     tokens = data.item_tokens

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from analysis.studies.page import StudyPage
 
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    "cold_start": "analysis.studies.cold_start",
+    "refresh": "analysis.studies.refresh",
+}
 """Study -> module with its ``PAGE``; a study that is not here uses the common kinds only."""
 
 

@@ -69,7 +69,8 @@ def all_gains(run: StudyRun) -> list[Gain]:
             result = replace(comparison.result, p_corrected=float(p), correction="Holm", family=family)
             comparison = replace(comparison, result=result)
         smallest = detectable(part, comparison)
-        places = run.points.get(comparison.variant, ((comparison.variant, part.x),))
+        within = run.points.get(comparison.variant, ()) if part.x is None else ()
+        places: Sequence[tuple[str, X | None]] = within or ((comparison.variant, part.x),)
         gains += [Gain(series, x, part, comparison, smallest) for series, x in places]
     return gains
 

@@ -115,7 +115,7 @@ def _protocol(run: StudyRun) -> list[str]:
             places.setdefault(line, []).append(show_x(part.x))
     lines = []
     for text, listed in places.items():
-        where = f"{run.x_label} {', '.join(listed)}: " if len(places) > 1 and any(listed) else ""
+        where = f"{run.x_label}: {', '.join(listed)}; " if len(places) > 1 and any(listed) else ""
         lines += [f"> {markdown_escape(where + text)}", ">"]
     return lines[:-1] or ["> No run yet."]
 

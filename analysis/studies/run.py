@@ -93,7 +93,7 @@ class StudyRun:
         """What a reader must be told, each once."""
         said: dict[str, dict[str, None]] = {}
         for part in self.parts:
-            where = "" if part.x is None else f"{self.x_label} {show_x(part.x)}, "
+            where = "" if part.x is None else f"{self.x_label} {show_x(part.x)}; "
             for problem in part.results.problems:
                 head, _, rest = problem.partition(": ")
                 said.setdefault(head, {})[f"{where}{rest}"] = None

@@ -37,7 +37,7 @@ def called(run: StudyRun, gain: Gain) -> str:
     text = f"{c.backbone} {c.variant}"
     if len(datasets) > 1:
         text += f" on {c.dataset}"
-    return text if gain.part.x is None else f"{text} at {run.x_label} {show_x(gain.part.x)}"
+    return text if gain.part.x is None else f"{text} ({run.x_label}: {show_x(gain.part.x)})"
 
 
 def effect(run: StudyRun, gains: Sequence[Gain] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -97,7 +98,7 @@ def main(run: StudyRun) -> Table:
     """The main table of the first (usually the only) part: means of all metrics."""
     part = run.parts[0]
     own = list({id(g.comparison): g.comparison for g in run.gains if g.part is part}.values())
-    return main_table(part.results, comparisons=own or None)
+    return replace(main_table(part.results, comparisons=own or None), notes=())
 
 
 TABLES: dict[str, TableMaker] = {"gains": gains, "main": main}

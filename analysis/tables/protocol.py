@@ -57,7 +57,9 @@ def _entries(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
     parameters = stated.get("split_parameters") or {}
     split = str(stated.get("split", "unknown"))
     if parameters:
-        split += f" ({', '.join(f'{k} {v}' for k, v in sorted(parameters.items()))})"
+        named = {**parameters, **(parameters.get("holdout") or {})}
+        named.pop("holdout", None)
+        split += f" ({', '.join(f'{k} {v}' for k, v in sorted(named.items()))})"
     return {
         "version": manifest.get("dataset_digest") or stated.get("dataset_digest"),
         "users": stated.get("users"),

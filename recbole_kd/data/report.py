@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_kd.data.spec import DatasetSpec
-from recbole_kd.data.split import PROTOCOLS
+from recbole_kd.data.split import PROTOCOLS, parameters
 from recbole_kd.data.types import Split
 
 
@@ -26,7 +26,7 @@ def split_report(split: Split, spec: DatasetSpec) -> dict[str, Any]:
         "mean_length": n / users,
         "filter": spec.filter.canonical(),
         "split": spec.split.protocol,
-        "split_parameters": {name: getattr(spec.split, name) for name in protocol.uses},
+        "split_parameters": parameters(spec.split),
         "split_description": protocol.description,
         "max_item_list_length": spec.max_item_list_length,
         "candidates": "all items",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from recbole_kd.data.synthetic import SyntheticSpec, materialise
 from recbole_kd.errors import SpecError
@@ -51,13 +51,47 @@ class FilterSpec(Strict):
     iterate: bool
 
 
+class HoldoutSpec(Strict):
+    """Simulated newcomers: users who are held out and reveal only their first interactions."""
+
+    share: float = Field(gt=0, lt=1, description="newcomers among the users with more than 'longest'")
+    revealed: int = Field(ge=1, description="interactions that a newcomer reveals; the next is the target")
+    longest: int = Field(ge=1, description="largest 'revealed' of a study: the same newcomers for all")
+    learn: bool = Field(description="true: what is revealed is trained on and profiled; false: never seen")
+
+    @model_validator(mode="after")
+    def _fits(self) -> HoldoutSpec:
+        if self.revealed > self.longest:
+            raise ValueError(f"revealed {self.revealed} exceeds longest {self.longest}")
+        return self
+
+
 class SplitSpec(Strict):
     """Which interactions are learned from, validated on and tested on."""
 
-    protocol: str = Field(description="leave-one-out or temporal (see recbole_kd.data.split.PROTOCOLS)")
-    seed: int = Field(description="data stream: drawing of validation users")
+    protocol: str = Field(
+        description="leave-one-out, temporal or user-holdout (see recbole_kd.data.split.PROTOCOLS)"
+    )
+    seed: int = Field(description="data stream: drawing of validation users and of newcomers")
     quantile: float = Field(gt=0, lt=1, description="temporal: share of interactions before the cut")
     valid_user_share: float = Field(gt=0, lt=1, description="temporal: share of train users moved to valid")
+    until: float | None = Field(
+        None, gt=0, le=1, description="temporal: share of interactions after which nothing is looked at"
+    )
+    holdout: HoldoutSpec | None = Field(None, description="user-holdout: who is new, what of them is known")
+
+    @model_validator(mode="after")
+    def _belongs(self) -> SplitSpec:
+        if (self.protocol == "user-holdout") != (self.holdout is not None):
+            raise ValueError("protocol: user-holdout and the section holdout belong together")
+        if self.until is not None and (self.protocol != "temporal" or self.until <= self.quantile):
+            raise ValueError("until belongs to protocol: temporal and must exceed quantile")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off, so that older splits and cells keep their addresses."""
+        return {k: v for k, v in handler(self).items() if v is not None or k not in ("until", "holdout")}
 
 
 class DatasetSpec(Strict):

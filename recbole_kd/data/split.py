@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,14 @@ def make_split(dataset: Dataset, spec: SplitSpec) -> Split:
         "items_without_train": int((~seen[1:]).sum()),
     } | counts
     name = {"dataset": dataset.digest, "protocol": spec.protocol}
-    name |= {field: getattr(spec, field) for field in chosen.uses}
+    name |= parameters(spec)
     return Split(dataset, train, valid, test, digest(name), counts)
+
+
+def parameters(spec: SplitSpec) -> dict[str, Any]:
+    """What changes the outcome of the protocol in use, JSON-ready; what is off is left out."""
+    known = spec.canonical()
+    return {field: known[field] for field in PROTOCOLS[spec.protocol].uses if field in known}
 
 
 def take(sequences: Sequences, rows: IntArray, lengths: IntArray) -> Sequences:
@@ -107,7 +114,7 @@ def _leave_one_out(dataset: Dataset, spec: SplitSpec) -> Parts:
 
 @protocol(
     "temporal",
-    ("seed", "quantile", "valid_user_share"),
+    ("seed", "quantile", "valid_user_share", "until"),
     "one cut on the global timeline; later users test on their last item, drawn train users validate",
 )
 def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
@@ -117,6 +124,8 @@ def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
     last event after it: target is the last item, history everything before, also past the cut.
     ``valid_user_share`` of the train users with two events before the cut are moved out of train;
     their last item before the cut is the target. Items never trained stay in the catalogue.
+    With ``until`` nothing after that share of all interactions is looked at: a model that is trained at
+    the cut serves until then.
     """
     if dataset.counts.get("time_is_position"):
         raise DataError(
@@ -125,25 +134,61 @@ def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
         )
     sequences, times = dataset.sequences, dataset.times
     cut = float(np.quantile(times, spec.quantile))
-    n = sequences.lengths
-    before = np.add.reduceat((times <= cut).astype(np.int64), sequences.offsets[:-1])
+    end = np.inf if spec.until is None else float(np.quantile(times, spec.until))
+    n, before = (
+        np.add.reduceat((times <= moment).astype(np.int64), sequences.offsets[:-1]) for moment in (end, cut)
+    )
     learners = np.flatnonzero(before >= 1)
     eligible = np.flatnonzero(before >= 2)
     drawn = _draw(eligible, round(spec.valid_user_share * len(eligible)), spec.seed)
     trained = np.setdiff1d(learners, drawn)
-    later = times[sequences.offsets[1:] - 1] > cut
+    later = n > before
     tested = np.flatnonzero(later & (n >= 2))
     counts = {
         "users_before_cut": len(learners),
         "users_with_1_before_cut": len(learners) - len(eligible),
         "test_users_without_history": int((later & (n == 1)).sum()),
         "test_users_not_trained": int((~np.isin(tested, trained)).sum()),
-        "interactions_after_cut": int((times > cut).sum()),
+        "interactions_after_cut": int((n - before).sum()),
         "cut_time": int(cut),
     }
     train = take(sequences, trained, before[trained])
     valid = _targets(sequences, drawn, before[drawn] - 1)
     return train, valid, _targets(sequences, tested, n[tested] - 1), counts
+
+
+@protocol(
+    "user-holdout",
+    ("seed", "holdout"),
+    "drawn users are newcomers who reveal their first items and test on the next; the others train, "
+    "and validate on their last item",
+)
+def _user_holdout(dataset: Dataset, spec: SplitSpec) -> Parts:
+    """Simulated newcomers.
+
+    A ``share`` of the users with more than ``longest`` interactions is drawn. A newcomer reveals the first
+    ``revealed`` items; the next one is the target. With ``learn`` the revealed items are part of train (and a
+    profile is written from them); without, the newcomers are in no part but test. Everybody else trains on
+    all but the last item, which validates (two items: both train).
+    """
+    assert spec.holdout is not None
+    sequences, n, chosen = dataset.sequences, dataset.sequences.lengths, spec.holdout
+    eligible = np.flatnonzero(n > chosen.longest)
+    if len(eligible) < 2:
+        raise DataError(
+            f"dataset {dataset.name}: {len(eligible)} users have more than {chosen.longest} interactions; "
+            "lower split.holdout.longest"
+        )
+    new = _draw(eligible, round(chosen.share * len(eligible)), spec.seed)
+    known = np.setdiff1d(np.arange(len(sequences)), new)
+    learned = n - (n >= 3)
+    learned[new] = chosen.revealed
+    trained = np.arange(len(sequences)) if chosen.learn else known
+    validated = known[n[known] >= 3]
+    counts = {"newcomers": len(new), "known_users": len(known), "long_enough": len(eligible)}
+    train = take(sequences, trained, learned[trained])
+    valid = _targets(sequences, validated, n[validated] - 1)
+    return train, valid, _targets(sequences, new, np.full(len(new), chosen.revealed)), counts
 
 
 def _draw(rows: IntArray, size: int, seed: int) -> NDArray[np.int64]:

@@ -89,7 +89,7 @@ def test_keep_leaves_out(write_study):
     ("study", "message"),
     [
         ({"figurs": ["curve"]}, "did you mean 'figures'"),
-        ({"after": {"last_k": [1]}}, "did you mean 'last-k'"),
+        ({"after": {"last_k": {"of": [1]}}}, "did you mean 'last-k'"),
         ({"series": {"a": {"x": [1], "also": {"nobody": 0}, "variant": {}}}}, "'nobody', which is no"),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recbole_kd.data.split import make_split
 from recbole_kd.errors import DataError, SpecError
@@ -132,3 +133,101 @@ def test_positions_are_no_timeline(tiny, tiny_spec):
 def test_unknown_protocol(tiny, tiny_spec):
     with pytest.raises(SpecError, match="leave-one-out, temporal"):
         make_split(tiny([("u", "i", 1.0, 1.0)]), tiny_spec(split={"protocol": "random"}).split)
+
+
+@anew
+@given(real_times, st.sampled_from([0.3, 0.5]), st.sampled_from([0.6, 0.8, 1.0]))
+def test_until_is_the_same_as_a_shorter_file(tiny, tiny_spec, rows, quantile, until):
+    """Nothing after ``until`` is looked at: the split of the file that ends there, cut at the same moment."""
+    dataset = tiny(rows)
+    times = [r[3] for r in rows]
+    cut, end = np.quantile(times, quantile), np.quantile(times, until)
+    spec = tiny_spec(split={"protocol": "temporal", "quantile": quantile, "until": until}).split
+    users = {u: [(i, t) for i, t in pairs if t <= end] for u, pairs in by_user(rows).items()}
+    test = {
+        u: ([i for i, _ in pairs[:-1]], pairs[-1][0])
+        for u, pairs in users.items()
+        if len(pairs) > 1 and pairs[-1][1] > cut
+    }
+    try:
+        split = make_split(dataset, spec)
+    except DataError:
+        eligible = [u for u, pairs in users.items() if sum(t <= cut for _, t in pairs) >= 2]
+        assert not test or not round(0.5 * len(eligible))
+        return
+    assert evaluated(dataset, split.test) == test
+    plain = make_split(dataset, tiny_spec(split={"protocol": "temporal", "quantile": quantile}).split)
+    assert as_dict(dataset, split.train) == as_dict(dataset, plain.train)
+    assert split.digest != plain.digest
+
+
+def holdout(tiny_spec, **changes):
+    chosen = {"share": 0.4, "revealed": 2, "longest": 3, "learn": True, **changes}
+    return tiny_spec(split={"protocol": "user-holdout", "holdout": chosen}).split
+
+
+@anew
+@given(real_times, st.integers(1, 3), st.booleans())
+def test_user_holdout_by_hand(tiny, tiny_spec, rows, revealed, learn):
+    dataset, spec = tiny(rows), holdout(tiny_spec, revealed=revealed, learn=learn)
+    users = {u: [i for i, _ in pairs] for u, pairs in by_user(rows).items()}
+    eligible = {u for u, items in users.items() if len(items) > 3}
+    n_new = round(0.4 * len(eligible))
+    if len(eligible) < 2 or not n_new or not any(len(i) >= 3 for u, i in users.items()):
+        with pytest.raises(DataError):
+            make_split(dataset, spec)
+        return
+    try:
+        split = make_split(dataset, spec)
+    except DataError:
+        assert sum(len(items) >= 3 for items in users.values()) == n_new, "only newcomers could validate"
+        return
+    test = evaluated(dataset, split.test)
+    assert len(test) == n_new
+    assert set(test) <= eligible
+    assert test == {u: (users[u][:revealed], users[u][revealed]) for u in test}
+    known = {u: items for u, items in users.items() if u not in test}
+    train = {u: items[: len(items) - (len(items) >= 3)] for u, items in known.items()}
+    train |= {u: users[u][:revealed] for u in test if learn}
+    assert as_dict(dataset, split.train) == train
+    valid = {u: (items[:-1], items[-1]) for u, items in known.items() if len(items) >= 3}
+    assert evaluated(dataset, split.valid) == valid
+
+
+def test_newcomers_are_the_same_whatever_they_reveal(tiny, tiny_spec):
+    dataset = tiny([(f"u{u}", f"i{(u + k) % 9}", 1.0, 10.0 * k + u) for u in range(30) for k in range(6)])
+    splits = [
+        make_split(dataset, holdout(tiny_spec, revealed=k, learn=learn)) for k in (1, 3) for learn in (0, 1)
+    ]
+    drawn = {tuple(s.test.history.users.tolist()) for s in splits}
+    assert len(drawn) == 1
+    assert len({s.digest for s in splits}) == 4
+    assert splits[0].counts["newcomers"] == 12
+    for split in splits:
+        inside = np.isin(split.test.history.users, split.train.users)
+        assert inside.all() or not inside.any()
+
+
+def test_what_is_off_changes_no_address(tiny_spec):
+    """Cells that were run before these fields existed keep their addresses."""
+    old = {"protocol": "leave-one-out", "seed": 7, "quantile": 0.8, "valid_user_share": 0.5}
+    spec = tiny_spec()
+    assert spec.split.canonical() == old
+    assert spec.canonical()["split"] == old
+    again = type(spec.split).model_validate(holdout(tiny_spec).canonical())
+    assert again == holdout(tiny_spec)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"protocol": "user-holdout"},
+        {"holdout": {"share": 0.1, "revealed": 1, "longest": 1, "learn": True}},
+        {"until": 0.9},
+        {"protocol": "temporal", "quantile": 0.8, "until": 0.7},
+        {"protocol": "user-holdout", "holdout": {"share": 0.1, "revealed": 9, "longest": 5, "learn": True}},
+    ],
+)
+def test_fields_that_do_not_fit_each_other(tiny_spec, split):
+    with pytest.raises(ValidationError):
+        tiny_spec(split=split)

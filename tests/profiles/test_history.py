@@ -57,6 +57,14 @@ def test_users_left_without_an_item_are_dropped(split: Split) -> None:
     assert users == {"u1", "u2", "u3", "u4"}
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_a_share_of_the_timeline_is_the_moment_at_which_it_ends(split: Split, share: float) -> None:
+    moment = float(np.quantile(split.dataset.times, share))
+    cut = train_histories(split, AsOf(kind="timeline", value=share))
+    assert cut == train_histories(split, AsOf(kind="time", value=moment))
+    assert cut
+
+
 def test_a_train_part_that_is_no_prefix_is_refused(split: Split) -> None:
     train = split.train
     swapped = train.items.copy()

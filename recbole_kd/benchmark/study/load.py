@@ -155,7 +155,7 @@ def _with_series(data: MarkedDict, spec: StudySpec) -> tuple[MarkedDict, list[di
             continue
         mark = data["study"]["series"].where(name)
         for x in series.x:
-            variant = f"{name}@{_text(x)}"
+            variant = f"{name}@{show_place(x)}"
             if variant in variants:
                 raise SpecError(f"{mark}: series '{name}': variant '{variant}' stands there already")
             variants.put(variant, _filled(raw[name]["variant"], x, mark), mark)
@@ -186,12 +186,13 @@ def _parts(spec: StudySpec, mark: Mark) -> Iterator[tuple[X | None, MarkedDict, 
         yield None, MarkedDict(mark), ""
         return
     listed = [(x, part) for part in spec.parts for x in _places(part)]
-    kept = [(x, part) for x, part in listed if _matches(_text(x), spec.keep.parts if spec.keep else None)]
+    patterns = spec.keep.parts if spec.keep else None
+    kept = [(x, part) for x, part in listed if _matches(show_place(x), patterns)]
     if not kept:
-        every = ", ".join(_text(x) for x, _ in listed)
+        every = ", ".join(show_place(x) for x, _ in listed)
         raise SpecError(f"{mark}: study: 'keep.parts' leaves none of {every}")
     for x, part in kept:
-        yield x, _filled(part.over, x, mark), f"-x={_text(x)}"
+        yield x, _filled(part.over, x, mark), f"-x={show_place(x).replace(' ', '-')}"
 
 
 def _places(part: PartSpec) -> list[X]:
@@ -230,8 +231,9 @@ def _matches(name: str, patterns: list[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _text(x: X) -> str:
-    return x if isinstance(x, str) else f"{x:g}"
+def show_place(x: X | None) -> str:
+    """A place on the axis in words."""
+    return "" if x is None else x if isinstance(x, str) else f"{x:g}"
 
 
 def _filled(value: Any, x: X, mark: Mark) -> Any:
@@ -247,8 +249,8 @@ def _filled(value: Any, x: X, mark: Mark) -> Any:
     if value == _PLACE:
         return int(x) if isinstance(x, float) and x.is_integer() else x
     if isinstance(value, str) and _PLACE in value:
-        return value.replace(_PLACE, _text(x))
+        return value.replace(_PLACE, show_place(x))
     return plain(value)
 
 
-__all__ = ["FILE", "PREFIX", "Part", "Study", "load_study", "names"]
+__all__ = ["FILE", "PREFIX", "Part", "Study", "load_study", "names", "show_place"]

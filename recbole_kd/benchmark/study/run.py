@@ -10,7 +10,7 @@ from recbole_kd.benchmark import rundir
 from recbole_kd.benchmark.console import Reporter
 from recbole_kd.benchmark.placement import Where
 from recbole_kd.benchmark.spec import PlannedCell
-from recbole_kd.benchmark.study.load import Study
+from recbole_kd.benchmark.study.load import Study, show_place
 from recbole_kd.benchmark.study.steps import run_after
 from recbole_kd.errors import StoreError, UserError
 
@@ -56,7 +56,7 @@ def run_parts(
         if done.unwritten is not None:
             raise StoreError(done.unwritten)
         failed += len(done.failures)
-        run_after(study.spec.after, results / part.experiment.name)
+        run_after(study.spec.after, results / part.experiment.name, show_place(part.x))
     if not chosen_any:
         raise UserError(f"--only leaves no cell of study {study.name}")
     return failed

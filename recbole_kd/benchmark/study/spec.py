@@ -36,6 +36,13 @@ class PartSpec(Strict):
     over: dict[str, Any] = Field(description="laid over the experiment; $x stands for the place")
 
 
+class StepSpec(Strict):
+    """A file to make besides the runs."""
+
+    of: Any = Field(None, description="what the step wants to know")
+    parts: list[str] | None = Field(None, description="shell patterns: only for these places of 'parts'")
+
+
 class KnownSpec(Strict):
     """Something that must come out, checked on every page."""
 
@@ -68,8 +75,7 @@ class StudySpec(Strict):
     figures: list[str] = Field(min_length=1, description="kinds of figures, in order")
     tables: list[str] = Field(min_length=1, description="kinds of tables, in order")
     known: list[KnownSpec] | None = None
-    before: dict[str, Any] | None = Field(None, description="files to make before planning: step -> argument")
-    after: dict[str, Any] | None = Field(None, description="files to make after running: step -> argument")
+    after: dict[str, StepSpec] | None = Field(None, description="files to make after running, by step")
     keep: KeepSpec | None = None
     settings: dict[str, Any] | None = Field(None, description="read by the study's own file")
     smoke: dict[str, Any] = Field(description="laid over the whole YAML by --smoke: the small cut")

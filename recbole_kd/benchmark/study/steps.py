@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.benchmark.study.spec import StepSpec
 from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import SpecError
 
@@ -28,17 +30,33 @@ def _grounding(folder: Path, _: Any) -> object:
     return write_grounding(folder)
 
 
-AFTER: dict[str, After] = {"last-k": _last_k, "grounding": _grounding}
+def _refresh(folder: Path, of: Any) -> object:
+    """What the refresh policies took until the training (``refresh.json``)."""
+    from recbole_kd.benchmark.study.refresh import write_refresh
+
+    return write_refresh(folder, of)
+
+
+AFTER: dict[str, After] = {"last-k": _last_k, "grounding": _grounding, "refresh": _refresh}
 """Step -> function of the experiment's folder and the argument that the YAML gives; runs for every part."""
 
 
-def run_after(asked: dict[str, Any] | None, folder: Path) -> None:
-    """Make what a study asks for under ``after``."""
-    for name, argument in (asked or {}).items():
-        AFTER[name](folder, argument)
+def run_after(asked: dict[str, StepSpec] | None, folder: Path, place: str) -> None:
+    """Make what a study asks for under ``after``.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one part's experiment.
+    place : str
+        Where the part stands on the axis, in words.
+    """
+    for name, step in (asked or {}).items():
+        if step.parts is None or any(fnmatchcase(place, pattern) for pattern in step.parts):
+            AFTER[name](folder, step.of)
 
 
-def check_steps(asked: dict[str, Any] | None, where: object) -> None:
+def check_steps(asked: dict[str, StepSpec] | None, where: object) -> None:
     """Refuse a step that nobody knows, before anything runs.
 
     Raises
