@@ -24,6 +24,7 @@ TRAINED: dict[str, str] = {
     "FPMC": "recbole_kd.baselines.fpmc:FPMC",
     "NARM": "recbole_kd.baselines.narm:NARM",
     "Caser": "recbole_kd.baselines.caser:Caser",
+    "Recformer": "recbole_kd.baselines.recformer.model:Recformer",
 }
 """name -> class with the methods that training and ranking call of a student."""
 
@@ -38,9 +39,18 @@ SYSTEMS: dict[str, str] = {
 }
 """name -> class that is put left of a backbone's."""
 
-PRETRAINED: dict[str, str] = {"unisrec": "recbole_kd.baselines.unisrec_pretraining:UniSRecPretraining"}
+PRETRAINED: dict[str, str] = {
+    "unisrec": "recbole_kd.baselines.unisrec_pretraining:UniSRecPretraining",
+    "Recformer": "recbole_kd.baselines.recformer.pretraining:RecformerPretraining",
+}
 """System or model -> module that pre-trains it; ``pretrain`` in its file says on what."""
 
-SERVING: dict[str, str] = {"ProfileNearest": "vectors", "profile-token": "vectors", "kar": "vectors"}
+SERVING: dict[str, str] = {
+    "ProfileNearest": "vectors",
+    "profile-token": "vectors",
+    "kar": "vectors",
+    "Recformer": "language encoder",
+}
 """What a system needs for every user it serves; the others need ``nothing``. Vectors are profiles, written by
-whatever wrote the teacher's texts; item vectors are folded into the item table when training ends."""
+whatever wrote the teacher's texts; a language encoder reads the history itself; item vectors are folded into
+the item table when training ends."""

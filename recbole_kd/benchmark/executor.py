@@ -206,7 +206,8 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
         "split_digest": split.digest,
         "profile_digest": None if profiles is None else profiles.digest,
         "profile_coverage": None if profiles is None else profiles.coverage,
-        "profile_file": _profile_file(task),
+        "profile_file": _built_file(task.results, task.teacher),
+        "inputs_file": _built_file(task.results, (task.inputs or {}).get("users")),
         "profile_verified": None if profiles is None else profiles.verified,
         "profile": None if profiles is None else profiles.manifest,
         "diagnostics": result.diagnostics,
@@ -240,13 +241,13 @@ def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable
     return load_profiles(teacher, split, trust_unverified=bool(spec.teacher.get("trust_unverified")))
 
 
-def _profile_file(task: CellTask) -> dict[str, str] | None:
+def _built_file(results: str, file: str | None) -> dict[str, str] | None:
     """Name and digest of an embedding file that was built for these results (not one of the user's)."""
     from recbole_kd.benchmark import rooms
 
-    if task.teacher is None or Path(task.teacher).parent != rooms.profiles_folder(Path(task.results)):
+    if file is None or Path(file).parent != rooms.profiles_folder(Path(results)):
         return None
-    return {"name": Path(task.teacher).name, "sha256": rooms.digest_of(Path(task.teacher))}
+    return {"name": Path(file).name, "sha256": rooms.digest_of(Path(file))}
 
 
 def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, dict[str, float]]:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from recbole_kd.data.types import Split
     from recbole_kd.models.side import SideInputs
 
-ITEMS, USERS, PRETRAIN = "items", "users", pretraining.PRETRAIN
+ITEMS, USERS, ATTRIBUTES, LANGUAGE = "items", "users", "attributes", "language"
+PRETRAIN = pretraining.PRETRAIN
+# Raised when the same texts would give other attributes.
+_ATTRIBUTES = {"format": 1}
 
 
 class SystemFile(Strict):
@@ -82,6 +85,7 @@ def inputs_of(
             raise SpecError(f"{asked_at}: 'inputs' are given, but neither model nor system reads any")
         return None
     names = {**base.canonical(), **({} if given is None else given.model_dump(exclude_unset=True))}
+    over = names.pop("profile")
     for key, value in names.items():
         if (value is None) != (getattr(base, key) is None):
             raise SpecError(f"{asked_at}: inputs.{key} must be {'left out' if value else 'named'} here")
@@ -89,9 +93,11 @@ def inputs_of(
     if names["items"] is not None:
         result[ITEMS] = item_spec(names["items"], asked_at)
     if names["teacher"] is not None:
-        found = rooms.teacher(VariantSpec(teacher=names["teacher"]), domain, asked_at)
+        found = rooms.teacher(VariantSpec(teacher=names["teacher"], profile=over), domain, asked_at)
         assert found is not None
         result[USERS] = {"spec": found.canonical, "source": found.source}
+    if names["attributes"]:
+        result[ATTRIBUTES] = _ATTRIBUTES
     return result
 
 
@@ -137,7 +143,8 @@ def build_inputs(results: Path, cell: CellSpec, split: Split) -> dict[str, str]:
     Returns
     -------
     dict
-        ``items``, ``users`` and ``pretrain`` -> path, as far as the cell reads them.
+        ``items``, ``users``, ``attributes``, ``language`` (or a name on the hub) and ``pretrain`` -> path, as
+        far as the cell reads them.
     """
     files: dict[str, str] = {}
     wanted = cell.inputs or {}
@@ -146,6 +153,9 @@ def build_inputs(results: Path, cell: CellSpec, split: Split) -> dict[str, str]:
     if USERS in wanted:
         path, _ = rooms.teacher_table(results, as_taught(cell), split)
         files[USERS] = str(path.resolve())
+    if ATTRIBUTES in wanted:
+        files[ATTRIBUTES] = str(build_attributes(results, cell, split).resolve())
+        files[LANGUAGE] = language_encoder(cell.student)
     if PRETRAIN in wanted:
         files[PRETRAIN] = str(pretraining.build(results, cell).resolve())
     return files
@@ -157,6 +167,31 @@ def as_taught(cell: CellSpec) -> CellSpec:
     return cell.model_copy(
         update={"teacher": users["spec"], "teacher_source": users["source"], "teacher_file": None}
     )
+
+
+def language_encoder(student: StudentSpec) -> str:
+    """Folder, or name on the hub, of the encoder that a student reads items with.
+
+    Raises
+    ------
+    SpecError
+    """
+    from profiles.llm.sources import locate
+
+    try:
+        return str(locate(str(student.hparams["encoder"])))
+    except SpecError as error:
+        raise SpecError(f"hparams.encoder: {error}") from error
+
+
+def build_attributes(results: Path, cell: CellSpec, split: Split) -> Path:
+    """Make (or find) the keys and values of a cell's items."""
+    from profiles.item_attributes import build_item_attributes
+    from recbole_kd.data.load import load_item_texts
+
+    texts, folder = load_item_texts(cell.dataset), results / "cache" / "items"
+    with wait_lock(results, "items"):
+        return build_item_attributes(split.dataset, texts, folder, domain=cell.dataset.domain)
 
 
 def build_items(
@@ -195,13 +230,15 @@ def read_inputs(files: Mapping[str, str] | None, split: Split, trust_unverified:
     """
     import torch
 
+    from recbole_kd.data.item_attributes import load_item_attributes
     from recbole_kd.data.item_vectors import load_item_vectors
     from recbole_kd.data.profile_mean import mean_profile
     from recbole_kd.data.profile_table import load_profiles
     from recbole_kd.models.side import SideInputs
 
-    items = users = None
-    manifests, digests = {}, {}
+    items = users = attributes = language = None
+    manifests: dict[str, Any] = {}
+    digests: dict[str, str] = {}
     if files and ITEMS in files:
         found = load_item_vectors(files[ITEMS], split.dataset)
         items = torch.from_numpy(found.vectors)
@@ -210,7 +247,20 @@ def read_inputs(files: Mapping[str, str] | None, split: Split, trust_unverified:
         table = load_profiles(files[USERS], split, trust_unverified=trust_unverified)
         users = torch.from_numpy(mean_profile(table.vectors, table.mask)[0])
         manifests[USERS], digests[USERS] = table.manifest, table.digest
+    if files and ATTRIBUTES in files:
+        attributes, digests[ATTRIBUTES] = load_item_attributes(files[ATTRIBUTES], split.dataset)
+        language = files[LANGUAGE]
+        manifests[ATTRIBUTES] = {"encoder": _weights(language)}
     pretrained = None
     if files and PRETRAIN in files:
         pretrained, manifests[PRETRAIN], digests[PRETRAIN] = pretraining.read(files[PRETRAIN])
-    return SideInputs(split.dataset.n_users, items, users, manifests, digests, pretrained)
+    n_users = split.dataset.n_users
+    return SideInputs(n_users, items, users, manifests, digests, pretrained, attributes, language)
+
+
+def _weights(language: str) -> str:
+    """Digest of a local encoder's files, or the name of one on the hub."""
+    from profiles.llm.sources import weights_digest
+
+    folder = Path(language)
+    return weights_digest(folder) if folder.exists() else language

@@ -92,7 +92,14 @@ def _verdict(results: Path, cell: str) -> tuple[str, str | None]:
 def _other_teacher(results: Path, path: Path) -> str | None:
     """Say when the teacher's vectors were built anew since and differ (an LLM may write other texts)."""
     manifest = rundir.read_manifest(path)
-    used = manifest.get("profile_file")
+    read = (manifest.get("inputs") or {}).get("users") or {}
+    return _changed(
+        results, path, "its teacher's", manifest.get("profile_file"), manifest.get("profile_digest")
+    ) or _changed(results, path, "its profiles'", manifest.get("inputs_file"), read.get("digest"))
+
+
+def _changed(results: Path, path: Path, whose: str, used: object, digest: object) -> str | None:
+    """Compare an embedding file that a run read with what lies there now."""
     if not isinstance(used, dict):
         return None
     file = rooms.profiles_folder(results) / Path(str(used.get("name"))).name
@@ -101,9 +108,7 @@ def _other_teacher(results: Path, path: Path) -> str | None:
     from recbole_kd.data.profile_table import read_embedding_file
 
     now = read_embedding_file(file)[0].digest()
-    if now == manifest.get("profile_digest"):
-        return None
-    return f"{path}: its teacher's vectors have changed ({manifest.get('profile_digest')}, now {now})"
+    return None if now == digest else f"{path}: {whose} vectors have changed ({digest}, now {now})"
 
 
 Kind = tuple[str, str]

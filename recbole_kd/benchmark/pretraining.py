@@ -150,6 +150,7 @@ def _key(cell: CellSpec, name: str) -> str:
         "format": _FORMAT,
         "by": name,
         "items": teacher_content(inputs["items"]) if "items" in inputs else None,
+        "attributes": inputs.get("attributes"),
     }
     return digest(content)
 
@@ -170,7 +171,7 @@ def _pretrain(
     length = int(said["max_item_list_length"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model = made(corpus, cell.student.hparams, said["student"]["params"], spec, length)
+        model = made(corpus, _hparams(cell), said["student"]["params"], spec, length)
     return pretrain(
         model,
         corpus,
@@ -183,6 +184,14 @@ def _pretrain(
     )
 
 
+def _hparams(cell: CellSpec) -> dict[str, Any]:
+    """Of the student; a language encoder that it reads items with by its place on this machine."""
+    from recbole_kd.benchmark.inputs import ATTRIBUTES, language_encoder
+
+    reads = ATTRIBUTES in (cell.inputs or {})
+    return cell.student.hparams | ({"encoder": language_encoder(cell.student)} if reads else {})
+
+
 def _part(results: Path, cell: CellSpec, corpus: dict[str, Any], spec: PretrainSpec) -> Part:
     """Train sequences and texts of one dataset; its validation and test part stay in their file."""
     import torch
@@ -190,6 +199,7 @@ def _part(results: Path, cell: CellSpec, corpus: dict[str, Any], spec: PretrainS
     from recbole_kd.baselines.pretraining import Part
     from recbole_kd.benchmark import inputs
     from recbole_kd.benchmark.artefacts import read_split, split_file
+    from recbole_kd.data.item_attributes import load_item_attributes
     from recbole_kd.data.item_vectors import load_item_vectors
 
     there = cell.model_copy(
@@ -206,6 +216,9 @@ def _part(results: Path, cell: CellSpec, corpus: dict[str, Any], spec: PretrainS
         for field, words in wanted.items():
             path = inputs.build_items(results, there, split, words)
             texts[field] = torch.from_numpy(load_item_vectors(path, split.dataset).vectors)
+    if inputs.ATTRIBUTES in (cell.inputs or {}):
+        path = inputs.build_attributes(results, there, split)
+        texts["attributes"] = load_item_attributes(path, split.dataset)[0]
     return Part.of(split, **texts)
 
 

@@ -280,7 +280,8 @@ def _with_controls(spec: ExperimentSpec, listed: list[_Variant], data: MarkedDic
             added = rooms.control(name, variant.spec, data.where("controls"))
             if added is None:
                 continue
-            title = f"{variant.name}-{name}" if added.profile else f"kd-{name}"
+            own = added.profile or added.teacher is None
+            title = f"{variant.name}-{name}" if own else f"kd-{name}"
             control = _Variant(title, added.model_copy(update={"grid": None}), variant.data, variant.mark)
             if _teacher_key(control) not in have and title not in taken:
                 have.add(_teacher_key(control))
@@ -294,6 +295,8 @@ def _teacher_key(variant: _Variant) -> str:
     spec = variant.spec.canonical()
     for key in ("teacher", "profile", "grid"):
         spec.pop(key)
+    if variant.spec.system is not None:
+        spec["inputs"] = inputs.inputs_of(variant.spec, None, "generic", variant.mark)
     return repr((None if found is None else found.key(), spec))
 
 

@@ -291,20 +291,32 @@ def progress(what: str, unit: str) -> Callable[[int, int], None]:
 def control(name: str, variant: VariantSpec, asked_at: object = None) -> VariantSpec | None:
     """The control that belongs to a variant, or ``None`` where it needs none.
 
-    Only a teacher whose texts a language model wrote needs controls: ``template`` does the same
-    without a language model, a placebo such as ``shuffled`` gives its vectors to the wrong users.
+    Only profiles that a language model wrote need controls, those of a teacher or those that a system reads:
+    ``template`` does the same without a language model, a placebo such as ``shuffled`` gives its vectors to
+    the wrong users.
 
     Raises
     ------
     SpecError
         No profile of that name.
     """
-    if variant.teacher is None:
+    if variant.teacher is not None:
+        given = _control(name, variant.teacher, variant.profile, asked_at)
+        return None if given is None else variant.model_copy(update=given)
+    read = variant.inputs
+    if read is None or read.teacher is None:
         return None
-    spec = teacher_spec(variant.teacher, variant.profile, asked_at)
+    given = _control(name, read.teacher, read.profile, asked_at)
+    return None if given is None else variant.model_copy(update={"inputs": read.model_copy(update=given)})
+
+
+def _control(
+    name: str, teacher: str, profile: dict[str, Any] | None, asked_at: object
+) -> dict[str, Any] | None:
+    """``teacher`` and ``profile`` of the control ``name``; ``None`` where no language model wrote."""
+    spec = teacher_spec(teacher, profile, asked_at)
     if not spec.uses_llm or spec.is_placebo:
         return None
     if teacher_spec(name, None, asked_at).is_placebo:
-        profile = {**(variant.profile or {}), "extends": variant.teacher}
-        return variant.model_copy(update={"teacher": name, "profile": profile})
-    return variant.model_copy(update={"teacher": name, "profile": None})
+        return {"teacher": name, "profile": {**(profile or {}), "extends": teacher}}
+    return {"teacher": name, "profile": None}

@@ -27,6 +27,8 @@ class InputsSpec(Strict):
 
     items: str | None = Field(None, description="a file of properties/items")
     teacher: str | None = Field(None, description="a file of properties/profile")
+    profile: dict[str, Any] | None = Field(None, description="what differs from the teacher's file")
+    attributes: bool | None = Field(None, description="keys and values of the items, as words")
 
 
 class VariantSpec(Strict):
@@ -222,6 +224,8 @@ def _inputs_content(inputs: dict[str, Any]) -> dict[str, Any]:
     if "users" in inputs:
         users = inputs["users"]
         content["users"] = {"spec": teacher_content(users["spec"]), "source": users["source"]}
+    if "attributes" in inputs:
+        content["attributes"] = inputs["attributes"]
     if "pretrain" in inputs:
         pretrain = inputs["pretrain"]
         content["pretrain"] = {**pretrain, "corpora": [corpus_content(c) for c in pretrain["corpora"]]}

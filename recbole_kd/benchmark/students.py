@@ -24,7 +24,7 @@ Ranker = Callable[["EvalSet"], "Ranks"]
 
 
 def serving_needs(student: StudentSpec) -> str:
-    """``nothing``, or ``vectors`` of profiles that must be at hand for every user who is served."""
+    """``nothing``, ``vectors`` of profiles for every user who is served, or a ``language encoder``."""
     return SERVING.get(student.model if student.system is None else student.system.name, "nothing")
 
 

@@ -137,6 +137,8 @@ def build_student(
         student = cls(config, _Catalogue(n_items, n_users))
     except KeyError as error:
         raise SpecError(f"hparams: {model} needs {error.args[0]!r} (see properties/model/).") from error
+    if hasattr(student, "attach_side"):
+        student.attach_side(side or SideInputs(n_users), seed)
     if system is not None:
         student.attach_system(system.params, side or SideInputs(n_users), seed)
     return student.to(device)

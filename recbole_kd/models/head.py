@@ -95,6 +95,11 @@ class DistillationHead(nn.Module):
                 f"profiles have {teacher_dim}. Use projection: student (or teacher), or reduce the profiles "
                 f"to {student_dim}."
             )
+        if spec.projection == "first" and student_dim < teacher_dim:
+            raise SpecError(
+                f"distill.projection: first, but layer {spec.layer} has {student_dim} dimensions, fewer than "
+                f"the {teacher_dim} of the profiles. Reduce the profiles."
+            )
         generator = torch.Generator().manual_seed(seed)
         sizes = {"student": (student_dim, teacher_dim), "teacher": (teacher_dim, student_dim)}
         self.projection: nn.Module | None = None
@@ -176,6 +181,8 @@ class DistillationHead(nn.Module):
             Teacher [S, K, D] for objectives over all profiles of a user.
         """
         target, weight = self.vectors[user], self.weight[user]
+        if self._spec.projection == "first":
+            state = state[:, : target.shape[-1]]
         if isinstance(self.projection, Experts):
             state = self.projection(state, target[:, 0])
         elif self.projection is not None and self._spec.projection == "student":
@@ -225,6 +232,8 @@ class DistillationHead(nn.Module):
         None where the two sides share no space: objectives that compare distances only, and experts, which
         are chosen by the profile itself.
         """
+        if self._spec.projection == "first":
+            return state[:, : self.vectors.shape[-1]]
         if self.projection is None or self.projects_teacher:
             common = self.projects_teacher or state.shape[-1] == self.vectors.shape[-1]
             return state if common else None

@@ -29,3 +29,7 @@ class EarlyStopping:
         waited = epoch - max(self.best_epoch, self._warm_up)
         self.stop = epoch > self._warm_up and waited >= self._patience
         return better
+
+    def renew(self, epoch: int) -> None:
+        """Begin to wait anew after ``epoch``; the best value so far stays the one to beat."""
+        self._warm_up, self.stop = epoch, False

@@ -30,6 +30,7 @@ from recbole_kd.training.early_stopping import EarlyStopping
 from recbole_kd.training.gradients import Agreement, backward_apart, get_conflict
 from recbole_kd.training.schedules import Schedule, make_schedule
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
+from recbole_kd.training.stages import begin_epoch, goes_on
 
 if TYPE_CHECKING:
     from recbole_kd.data.profile_table import ProfileTable
@@ -147,7 +148,8 @@ def fit(
     for epoch in range(1, spec.train.epochs + 1):
         begin = time.perf_counter()
         _anneal(model, spec, epoch)
-        row = {"epoch": epoch, **_in_force(schedule, epoch), **run.train_epoch(epoch, schedule)}
+        row = {"epoch": epoch, **_in_force(schedule, epoch), **begin_epoch(model)}
+        row |= run.train_epoch(epoch, schedule)
         middle = time.perf_counter()
         with run.average.in_place():
             row |= run.validate()
@@ -161,7 +163,11 @@ def fit(
         history.append(row)
         if on_epoch:
             on_epoch(row)
-        if stopping.stop and not (schedule and schedule.plateau(epoch)):
+        if (
+            stopping.stop
+            and not (schedule and schedule.plateau(epoch))
+            and not goes_on(model, best, stopping, epoch)
+        ):
             break
         if schedule and epoch >= schedule.last_epoch():
             break

@@ -59,7 +59,9 @@ class DistillSpec(Strict):
     pooling_decay: float = Field(description="gamma of exponential pooling, per position")
     pooling_masked: bool = Field(description="false: padding takes part as zeros")
     prefixes: str = Field(description="key of models.prefixes.PREFIXES")
-    projection: Literal["student", "teacher", "none"]
+    projection: Literal["student", "teacher", "none", "first"] = Field(
+        description="the projected side; first: none, the state's first dimensions are compared"
+    )
     projector: str = Field(description="key of models.projections.PROJECTIONS, or experts")
     projector_hidden: int = Field(ge=1, description="width inside an mlp")
     projector_frozen: bool

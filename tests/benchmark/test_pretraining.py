@@ -165,3 +165,67 @@ def test_only_the_train_part_is_seen(place, write_experiment, quick_encoder, sec
     assert after[0].cell != before[0].cell
     same = [torch.equal(after[2][name], before[2][name]) for name in before[2]]
     assert all(same) if which < 3 else not any(same)
+
+
+def words_of(folder: Path) -> list[str]:
+    """Words of the tiny datasets, for a tiny encoder."""
+    lines = (folder / "tiny" / "tiny.item").read_text().split()
+    return [word.strip(",.") for word in lines] + ["genre", "title"]
+
+
+def recformer(place):
+    """Recformer with an encoder of a few thousand parameters."""
+    from tests.baselines.encoders import write_encoder
+
+    source = write_encoder(place / "encoder", words_of(place / "data"))
+    small = {"encoder": source, "layers": 1, "max_items": 3, "train_words": True}
+    return {"hparams": small, "train": {"epochs": 2}, "pretrain": {"epochs": 2}}
+
+
+def test_recformer_runs_from_words_alone(place, write_experiment, second):
+    given = recformer(place)
+    given["pretrain"] |= {"datasets": ["self", "other"]}
+    none = {**given, "pretrain": {"datasets": []}}
+    changes = {"variants": {"plain": given, "none": none}, "backbones": ["Recformer"], "seeds": [1]}
+    cells = load_experiment(write_experiment("words", changes)).cells
+    results = place / "results"
+    files = artefacts.build(results, cells)
+    said = []
+    for cell in cells:
+        task = CellTask.build(
+            results, cell.cell, cell.label, cell.spec, files[cell.cell], "cpu", ("NDCG@10",)
+        )
+        assert run_cell(task).error is None
+        manifest = json.loads((results / "runs" / cell.cell / "manifest.json").read_text())
+        said.append(manifest["protocol"]["pretraining"])
+        assert manifest["inputs"]["attributes"]["encoder"]
+        assert manifest["serving_needs"] == "language encoder"
+    assert said == ["train part of tiny, other, 2 epochs", "none"]
+    attributes = json.loads(Path(files[cells[0].cell].inputs["attributes"]).read_text())["items"]
+    assert attributes["i4"] == [["title", "Title 4"], ["genre", "Comedy"]]
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_recformer_sees_only_the_train_part(place, write_experiment, second, which):
+    given = recformer(place)
+    given["pretrain"] |= {"datasets": ["self", "other"]}
+    changes = {"variants": {"uni": given}, "baseline": "uni", "backbones": ["Recformer"], "seeds": [1]}
+    found = []
+    for name in ("tiny", "other"):
+        fix_ids(place / "data" / name / f"{name}.inter")
+    for results in ("a", "b"):
+        (cell,) = load_experiment(write_experiment("words", changes)).cells
+        found.append(build(place / results, {"uni": cell})[2])
+        for name in ("tiny", "other"):
+            changed_tail(place / "data" / name / f"{name}.inter", which)
+    same = [torch.equal(found[0][name], found[1][name]) for name in found[0]]
+    assert all(same) if which < 3 else not all(same)
+
+
+def test_an_encoder_that_is_not_there_is_named(place, write_experiment):
+    given = {**recformer(place), "pretrain": {"datasets": []}}
+    given["hparams"] = {**given["hparams"], "encoder": "./nowhere"}
+    changes = {"variants": {"plain": given}, "backbones": ["Recformer"], "seeds": [1]}
+    cells = load_experiment(write_experiment("words", changes)).cells
+    with pytest.raises(SpecError, match=r"hparams.encoder: model './nowhere': no such file or folder"):
+        artefacts.build(place / "results", cells)

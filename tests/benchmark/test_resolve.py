@@ -295,6 +295,21 @@ def test_a_language_model_gets_its_controls_once(write_experiment):
     assert variants_of(write_experiment("c", {"variants": no_llm})) == ["plain", "kd"]
 
 
+def test_profiles_that_a_system_reads_get_their_controls(write_experiment):
+    read = {"plain": {}, "smol": {"system": "kar", "inputs": {"teacher": "smollm2"}}}
+    path = write_experiment("c", {"variants": read, "seeds": [1]})
+    assert variants_of(path) == ["plain", "smol", "smol-template", "smol-shuffled"]
+    users = {c.label.variant: c.spec.inputs["users"]["spec"] for c in load_experiment(path).cells[1:]}
+    assert users["smol-shuffled"]["writer"] == users["smol"]["writer"]
+    assert users["smol-shuffled"]["placebo"]["kind"] == "shuffled"
+    assert users["smol-template"]["writer"]["backend"] == "template"
+    # The system's own default is the template: it is that control.
+    listed = {**read, "mine": {"system": "kar"}}
+    assert variants_of(write_experiment("c", {"variants": listed})) == [*listed, "smol-shuffled"]
+    only = {"plain": {}, "mine": {"system": "kar"}}
+    assert variants_of(write_experiment("c", {"variants": only})) == list(only)
+
+
 def test_the_placebo_shuffles_the_teacher_that_it_controls(write_experiment):
     llm = {"plain": {}, "kd": {"teacher": "smollm2", "profile": {"writer": {"prompt": "few-shot"}}}}
     path = write_experiment("c", {"variants": llm, "seeds": [1]})

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -236,8 +237,8 @@ def vectors(results, seed, note=""):
     return path, rows.digest()
 
 
-def taught_cell(task):
-    """A fake cell of the variant ``wide`` has a teacher and says which vectors it read."""
+def taught_cell(task, read=False):
+    """A fake cell of the variant ``wide`` has a teacher and says which vectors it (its system) read."""
     from recbole_kd.benchmark import rooms
     from recbole_kd.data.profile_table import read_embedding_file
 
@@ -246,14 +247,19 @@ def taught_cell(task):
         file = rooms.profiles_folder(Path(task.results)) / "teacher.parquet"
         manifest = rundir.run_path(Path(task.results), task.cell) / "manifest.json"
         said = json.loads(manifest.read_text())
-        said["profile_file"] = {"name": file.name, "sha256": rooms.digest_of(file)}
-        said["profile_digest"] = read_embedding_file(file)[0].digest()
+        used = {"name": file.name, "sha256": rooms.digest_of(file)}
+        digest = read_embedding_file(file)[0].digest()
+        if read:
+            said |= {"inputs_file": used, "inputs": {"users": {"digest": digest}}}
+        else:
+            said |= {"profile_file": used, "profile_digest": digest}
         manifest.write_text(json.dumps(said))
     return outcome
 
 
-def test_runs_of_a_teacher_whose_vectors_changed_run_again(place, tmp_path, capsys):
-    results, engine = tmp_path / "r", SerialEngine(taught_cell)
+@pytest.mark.parametrize(("read", "whose"), [(False, "its teacher's"), (True, "its profiles'")])
+def test_runs_of_a_teacher_whose_vectors_changed_run_again(place, tmp_path, capsys, read, whose):
+    results, engine = tmp_path / "r", SerialEngine(partial(taught_cell, read=read))
     first_digest = vectors(results, seed=1)[1]
     assert sweep("small", results, engine).ran == 4
     # The same vectors in another file (another manifest) are no reason to run again.
@@ -267,7 +273,7 @@ def test_runs_of_a_teacher_whose_vectors_changed_run_again(place, tmp_path, caps
     capsys.readouterr()
     done = sweep("small", results, engine)
     assert (done.ran, done.reused) == (2, 2)
-    assert capsys.readouterr().out.count("its teacher's vectors have changed") == 2
+    assert capsys.readouterr().out.count(f"{whose} vectors have changed") == 2
     assert len(rundir.set_aside_folders(results)) == 2
     assert sweep("small", results, engine).ran == 0
 

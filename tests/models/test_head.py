@@ -55,6 +55,20 @@ def test_dimensions_that_do_not_fit_are_named():
         _head(projection="none")
 
 
+def test_the_first_dimensions_alone_are_compared():
+    head = _head(projection="first", objective="rmse", target="raw")
+    state, user = torch.randn(2, 6, requires_grad=True), torch.tensor([1, 4])
+    loss = head(state, user)
+    by_hand = ((state[:, :4] - head.vectors[user, 0]) ** 2).mean().sqrt()
+    torch.testing.assert_close(loss, by_hand)
+    loss.backward()
+    assert not state.grad[:, 4:].any()
+    assert state.grad[:, :4].all()
+    torch.testing.assert_close(head.student_side(state), state[:, :4])
+    with pytest.raises(SpecError, match=r"layer -1 has 6 dimensions, fewer than the 7 of the profiles"):
+        DistillationHead(distill_spec(projection="first"), 6, torch.randn(5, 7), KNOWN, seed=1)
+
+
 def test_unknown_names_are_refused_with_a_hint():
     with pytest.raises(SpecError, match="did you mean 'cosine'"):
         _head(objective="cosin")
