@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import signal
 import zipfile
 from collections.abc import Sequence
@@ -69,12 +70,13 @@ def split_file(results: Path, cell: CellSpec) -> Path:
     from recbole_kd.data.split import make_split
 
     key = split_key(cell)
-    path = results / "cache" / "splits" / f"{key}.npz"
-    if not path.is_file():
+    mapped = cell.dataset.memory is not None
+    path = results / "cache" / "splits" / (f"{key}.mapped" if mapped else f"{key}.npz")
+    if not path.exists():
         split = make_split(load_dataset(cell.dataset), cell.dataset.split)
         with wait_lock(results, f"split-{key}"):
-            if not path.is_file():
-                _write_split(path, split)
+            if not path.exists():
+                (_write_mapped if mapped else _write_split)(path, split)
     return path
 
 
@@ -215,7 +217,7 @@ def _in_child() -> None:
 
 
 def read_split(path: Path) -> Split:
-    """Read a stored split.
+    """Read a stored split; one in a folder of arrays stays there and is mapped into memory.
 
     Raises
     ------
@@ -223,8 +225,11 @@ def read_split(path: Path) -> Split:
         The file is damaged; it says so and names the mend.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            data = {name: stored[name] for name in stored.files}
+        if path.is_dir():
+            data = {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in path.glob("*.npy")}
+        else:
+            with np.load(path, allow_pickle=False) as stored:
+                data = {name: stored[name] for name in stored.files}
         meta = json.loads(bytes(data.pop("meta")).decode())
         dataset = Dataset(
             name=meta["name"],
@@ -246,6 +251,27 @@ def read_split(path: Path) -> Split:
 
 
 def _write_split(path: Path, split: Split) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **_arrays(split))  # type: ignore[arg-type]
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def _write_mapped(path: Path, split: Split) -> None:
+    """Write a folder of arrays, whole or not at all, without holding more than a stretch of one."""
+    tmp = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(3)}")
+    try:
+        tmp.mkdir(parents=True)
+        for name, array in _arrays(split).items():
+            np.save(tmp / f"{name}.npy", array, allow_pickle=False)
+        os.rename(tmp, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _arrays(split: Split) -> dict[str, NDArray[Any]]:
+    """Everything of a split, by the name that :func:`read_split` looks for."""
     dataset = split.dataset
     arrays: dict[str, NDArray[Any]] = {"times": dataset.times}
     for name in ("ratings", "file_rows"):
@@ -270,9 +296,7 @@ def _write_split(path: Path, split: Split) -> None:
         "counts": split.counts,
     }
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_bytes_atomic(path, buffer.getvalue())
+    return arrays
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:

@@ -81,6 +81,17 @@ def open_atomic(path: Path) -> AtomicFile:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); mend its permissions or name") from None
     head, _, body = raw.removeprefix(BOM).partition(b"\n")
+    return AtomicFile(path, parse_header(head, path), body.rstrip(b"\r\n"))
+
+
+def parse_header(head: bytes, path: Path) -> dict[str, str]:
+    """Column -> type of a header line.
+
+    Raises
+    ------
+    DataError
+        No types, an unknown type, a repeated column.
+    """
     columns: dict[str, str] = {}
     for field in _decode(head.rstrip(b"\r"), path, 1).split("\t"):
         name, colon, kind = field.rpartition(":")
@@ -92,7 +103,7 @@ def open_atomic(path: Path) -> AtomicFile:
         if name in columns:
             raise DataError(f"{path}, line 1, field {name}: column stands twice; rename or remove one")
         columns[name] = kind
-    return AtomicFile(path, columns, body.rstrip(b"\r\n"))
+    return columns
 
 
 def read_interactions(path: Path, user: str, item: str, time: str, rating: str | None) -> pd.DataFrame:
@@ -110,16 +121,39 @@ def read_interactions(path: Path, user: str, item: str, time: str, rating: str |
         Everything that ``open_atomic`` refuses; missing column, blank id, blank or non-numeric
         number, wrong number of fields, no rows.
     """
-    file = open_atomic(path)
-    file.require([user, item], "token")
-    file.require([time] + ([rating] if rating else []), "float")
-    if not file.body:
-        raise DataError(f"{path}: no rows after the header; add interactions")
+    from recbole_kd.data.stream import read_frame
+
     wanted = {"user": user, "item": item, "time": time} | ({"rating": rating} if rating else {})
+    frame = read_frame(path, wanted)
+    if frame is not None:
+        return frame
+    file = open_atomic(path)
+    require_interactions(file, wanted)
     frame = _fast(file, wanted)
     if frame is None:
         _explain(file, wanted)
     return frame
+
+
+def refuse_interactions(path: Path, wanted: Mapping[str, str]) -> NoReturn:
+    """Say what is wrong with a file that a reader has refused.
+
+    Raises
+    ------
+    DataError
+        Always; as :func:`read_interactions`.
+    """
+    file = open_atomic(path)
+    require_interactions(file, wanted)
+    _explain(file, wanted)
+
+
+def require_interactions(file: AtomicFile, wanted: Mapping[str, str]) -> None:
+    """Check columns and that there are rows; ``wanted`` maps user, item, time (and rating) to columns."""
+    file.require([wanted["user"], wanted["item"]], "token")
+    file.require([wanted[key] for key in ("time", "rating") if key in wanted], "float")
+    if not file.body:
+        raise DataError(f"{file.path}: no rows after the header; add interactions")
 
 
 def _fast(file: AtomicFile, wanted: Mapping[str, str]) -> pd.DataFrame | None:

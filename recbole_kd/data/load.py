@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from recbole_kd.errors import DataError
 
 PAD_TOKEN = "[PAD]"  # noqa: S105 - the padding id's name in RecBole
 DIGEST_LENGTH = 16
+_DIGESTED_AT_ONCE = 1 << 20
 
 
 def load_dataset(spec: DatasetSpec) -> Dataset:
@@ -29,6 +31,10 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
     DataError
         A file is missing or malformed, or the filters keep nothing.
     """
+    if spec.memory is not None:
+        from recbole_kd.data.mapped import load_mapped
+
+        return load_mapped(spec)
     path = spec.folder() / f"{spec.name}.inter"
     fields = spec.fields
     frame = read_interactions(path, fields.user, fields.item, fields.time, fields.rating)
@@ -67,7 +73,7 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
         times=times[order],
         ratings=ratings,
         counts=counts,
-        digest=_digest(user_tokens, item_tokens, sequences, times[order], ratings, order),
+        digest=content_digest(user_tokens, item_tokens, sequences, times[order], ratings, order),
         file_rows=order.astype(np.int64),
     )
 
@@ -181,7 +187,7 @@ def _group(users: IntArray, items: IntArray) -> Sequences:
     return Sequences(users[starts], np.r_[starts, len(users)].astype(np.int64), items)
 
 
-def _digest(
+def content_digest(
     user_tokens: NDArray[np.object_],
     item_tokens: NDArray[np.object_],
     sequences: Sequences,
@@ -189,13 +195,22 @@ def _digest(
     ratings: NDArray[np.float32] | None,
     rows: NDArray[np.int64],
 ) -> str:
+    """Content address of filtered interactions, in whatever memory they lie."""
     state = hashlib.sha256()
     for tokens in (user_tokens, item_tokens):
         joined = [str(t).encode("utf-8") for t in tokens]
         state.update(np.array([len(b) for b in joined], dtype="<i8").tobytes())
         state.update(b"".join(joined))
     for array in (sequences.offsets, sequences.items, rows):
-        state.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
-    state.update(np.ascontiguousarray(times, dtype="<f8").tobytes())
-    state.update(b"-" if ratings is None else np.ascontiguousarray(ratings, dtype="<f4").tobytes())
+        _update(state, array, "<i8")
+    _update(state, times, "<f8")
+    if ratings is None:
+        state.update(b"-")
+    else:
+        _update(state, ratings, "<f4")
     return state.hexdigest()[:DIGEST_LENGTH]
+
+
+def _update(state: Any, array: NDArray[Any], dtype: str) -> None:
+    for begin in range(0, len(array), _DIGESTED_AT_ONCE):
+        state.update(np.ascontiguousarray(array[begin : begin + _DIGESTED_AT_ONCE], dtype=dtype).tobytes())

@@ -94,6 +94,13 @@ class SplitSpec(Strict):
         return {k: v for k, v in handler(self).items() if v is not None or k not in ("until", "holdout")}
 
 
+class MemorySpec(Strict):
+    """Where and in how much memory a dataset past RAM is worked on; changes no number."""
+
+    folder: str = Field(description="on a disk with room for about 100 bytes per interaction")
+    budget_mb: int = Field(ge=64, description="for what is held at a time besides ids and tokens")
+
+
 class DatasetSpec(Strict):
     """A dataset in RecBole atomic files and its protocol."""
 
@@ -109,6 +116,9 @@ class DatasetSpec(Strict):
     filter: FilterSpec
     split: SplitSpec
     max_item_list_length: int = Field(ge=2)
+    memory: MemorySpec | None = Field(
+        None, exclude=True, description="keep interactions in memory-mapped files; None = in RAM"
+    )
 
     @model_validator(mode="after")
     def _source_and_path_agree(self) -> DatasetSpec:

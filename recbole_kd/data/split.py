@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_kd.data.scratch import Scratch
 from recbole_kd.data.spec import SplitSpec
 from recbole_kd.data.types import Dataset, EvalSet, IntArray, Sequences, Split
 from recbole_kd.errors import DataError, SpecError
@@ -82,17 +83,27 @@ def parameters(spec: SplitSpec) -> dict[str, Any]:
     return {field: known[field] for field in PROTOCOLS[spec.protocol].uses if field in known}
 
 
-def take(sequences: Sequences, rows: IntArray, lengths: IntArray) -> Sequences:
-    """Return the first ``lengths[j]`` items of row ``rows[j]`` for every j."""
+def take(
+    sequences: Sequences, rows: IntArray, lengths: IntArray, scratch: Scratch | None = None
+) -> Sequences:
+    """Return the first ``lengths[j]`` items of row ``rows[j]`` for every j; in a file with ``scratch``."""
     offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
-    start = np.repeat(sequences.offsets[rows] - offsets[:-1], lengths)
-    items = sequences.items[start + np.arange(offsets[-1])]
+    begin = sequences.offsets[rows] - offsets[:-1]
+    if scratch is None:
+        items = sequences.items[np.repeat(begin, lengths) + np.arange(offsets[-1])]
+        return Sequences(sequences.users[rows], offsets, items)
+    items = scratch.empty(int(offsets[-1]), np.int64)
+    for some in scratch.ranges(offsets):
+        cells = np.arange(offsets[some.start], offsets[some.stop])
+        items[cells[0] : cells[-1] + 1] = sequences.items[np.repeat(begin[some], lengths[some]) + cells]
     return Sequences(sequences.users[rows], offsets, items)
 
 
-def _targets(sequences: Sequences, rows: IntArray, at: IntArray) -> EvalSet:
+def _targets(dataset: Dataset, rows: IntArray, at: IntArray) -> EvalSet:
     """Item ``at[j]`` (0-based) of row ``rows[j]`` is the target, everything before it the history."""
-    return EvalSet(take(sequences, rows, at), sequences.items[sequences.offsets[rows] + at])
+    sequences = dataset.sequences
+    targets = np.asarray(sequences.items[sequences.offsets[rows] + at])
+    return EvalSet(take(sequences, rows, at, dataset.scratch), targets)
 
 
 @protocol(
@@ -106,10 +117,10 @@ def _leave_one_out(dataset: Dataset, spec: SplitSpec) -> Parts:
     n = sequences.lengths
     every = np.arange(len(sequences))
     tested, validated = np.flatnonzero(n >= 3), np.flatnonzero(n >= 4)
-    train = take(sequences, every, n - (n >= 3) - (n >= 4))
+    train = take(sequences, every, n - (n >= 3) - (n >= 4), dataset.scratch)
     counts = {f"users_with_{k}": int((n == k).sum()) for k in (1, 2, 3)}
-    valid = _targets(sequences, validated, n[validated] - 2)
-    return train, valid, _targets(sequences, tested, n[tested] - 1), counts
+    valid = _targets(dataset, validated, n[validated] - 2)
+    return train, valid, _targets(dataset, tested, n[tested] - 1), counts
 
 
 @protocol(
@@ -152,9 +163,9 @@ def _temporal(dataset: Dataset, spec: SplitSpec) -> Parts:
         "interactions_after_cut": int((n - before).sum()),
         "cut_time": int(cut),
     }
-    train = take(sequences, trained, before[trained])
-    valid = _targets(sequences, drawn, before[drawn] - 1)
-    return train, valid, _targets(sequences, tested, n[tested] - 1), counts
+    train = take(sequences, trained, before[trained], dataset.scratch)
+    valid = _targets(dataset, drawn, before[drawn] - 1)
+    return train, valid, _targets(dataset, tested, n[tested] - 1), counts
 
 
 @protocol(
@@ -187,8 +198,8 @@ def _user_holdout(dataset: Dataset, spec: SplitSpec) -> Parts:
     validated = known[n[known] >= 3]
     counts = {"newcomers": len(new), "known_users": len(known), "long_enough": len(eligible)}
     train = take(sequences, trained, learned[trained])
-    valid = _targets(sequences, validated, n[validated] - 1)
-    return train, valid, _targets(sequences, new, np.full(len(new), chosen.revealed)), counts
+    valid = _targets(dataset, validated, n[validated] - 1)
+    return train, valid, _targets(dataset, new, np.full(len(new), chosen.revealed)), counts
 
 
 def _draw(rows: IntArray, size: int, seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_kd.data.scratch import Scratch
+
 IntArray = NDArray[np.int64]
 
 
@@ -82,6 +84,8 @@ class Dataset:
     file_rows : int64 [nnz] or None
         Place of every interaction among the kept lines of the file, aligned with
         ``sequences.items``; ids count first appearances in that order, as RecBole's do.
+    scratch : Scratch or None
+        Where a dataset past RAM keeps its arrays; what is cut from it goes there too.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Dataset:
     counts: dict[str, int]
     digest: str
     file_rows: IntArray | None = None
+    scratch: Scratch | None = None
 
     @property
     def n_users(self) -> int:

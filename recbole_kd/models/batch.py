@@ -76,20 +76,20 @@ class Pieces:
         return len(self.start)
 
 
-def cut(offsets: IntArray, users: IntArray, max_len: int, rng: np.random.Generator) -> Pieces:
-    """Cut every row of a CSR into pieces of at most ``max_len``, the first cut at a random phase.
+def cut(
+    starts: IntArray, lengths: IntArray, users: IntArray, max_len: int, rng: np.random.Generator
+) -> Pieces:
+    """Cut stretches ``[start, start + length)`` into pieces of at most ``max_len``, from a random phase on.
 
-    Rows no longer than ``max_len`` stay whole. Every element falls into exactly one piece; the phase
+    Stretches no longer than ``max_len`` stay whole. Every element falls into exactly one piece; the phase
     is drawn anew at each call, so over the epochs each position sees contexts of every length.
 
     Parameters
     ----------
-    offsets : int64 [N + 1]
-    users : int64 [N]
+    starts, lengths, users : int64 [N]
     max_len : int
     rng : numpy Generator
     """
-    starts, lengths = offsets[:-1], np.diff(offsets)
     long = lengths > max_len
     phase = np.where(long, rng.integers(1, max_len + 1, size=len(lengths)), lengths)
     rest = lengths - phase
@@ -114,21 +114,30 @@ def pack(length: IntArray, max_len: int) -> tuple[IntArray, IntArray, int]:
     """
     order = np.argsort(-length, kind="stable")
     row, column = np.empty(len(length), np.int64), np.empty(len(length), np.int64)
-    open_rows: list[list[int]] = [[] for _ in range(max_len + 1)]
-    n_rows = 0
-    for p in order.tolist():
-        size = int(length[p])
-        room = size
-        while room <= max_len and not open_rows[room]:
-            room += 1
-        if room <= max_len:
-            r = open_rows[room].pop()
-        else:
-            r, room = n_rows, max_len
-            n_rows += 1
-        row[p], column[p] = r, max_len - room
-        if room > size:
-            open_rows[room - size].append(r)
+    # Rows by the room that is left in them, each a stack. Pieces of one size fill a row of the tightest room
+    # before they touch another, so that they are placed together: the work does not grow with their number.
+    stacks: list[IntArray] = [np.empty(0, np.int64) for _ in range(max_len + 1)]
+    n_rows = done = 0
+    for size in range(max_len, 0, -1):
+        left = order[done : done + int((length == size).sum())]
+        done += len(left)
+        while len(left):
+            room = next((r for r in range(size, max_len) if len(stacks[r])), max_len)
+            each = room // size
+            wanted = -(-len(left) // each)
+            if room < max_len:
+                chosen = stacks[room][::-1][:wanted]
+                stacks[room] = stacks[room][: len(stacks[room]) - len(chosen)]
+            else:
+                chosen = np.arange(n_rows, n_rows + wanted)
+                n_rows += wanted
+            put, left = left[: len(chosen) * each], left[len(chosen) * each :]
+            place = np.arange(len(put))
+            row[put] = chosen[place // each]
+            column[put] = max_len - room + place % each * size
+            last = len(put) - (len(chosen) - 1) * each
+            for rows, rest in ((chosen[:-1], room - each * size), (chosen[-1:], room - last * size)):
+                stacks[rest] = np.concatenate([stacks[rest], rows])
     return row, column, n_rows
 
 
@@ -155,26 +164,18 @@ class SequenceBatches:
         self._max_len, self._batch_size = max_len, batch_size
         lengths = train.lengths - (1 if shift else 0)
         keep = lengths > 0
-        self._users = train.users[keep]
-        self._lengths = lengths[keep]
+        self._users, self._lengths = train.users[keep], lengths[keep]
         self._history = train.lengths[keep]
-        begin = train.offsets[:-1][keep]
-        within = np.arange(int(self._lengths.sum())) - np.repeat(
-            np.cumsum(self._lengths) - self._lengths, self._lengths
-        )
-        index = np.repeat(begin, self._lengths) + within
-        self._inputs = train.items[index]
-        self._targets = train.items[index + 1] if shift else self._inputs
-        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
+        self._items, self._starts = train.items, train.offsets[:-1][keep]
 
     @property
     def n_targets(self) -> int:
         """Number of positions that carry a loss in one epoch (for masked models: could carry)."""
-        return int(self._offsets[-1])
+        return int(self._lengths.sum())
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield the shuffled batches of one epoch; all randomness comes from ``rng``."""
-        pieces = cut(self._offsets, self._users, self._max_len, rng)
+        pieces = cut(self._starts, self._lengths, self._users, self._max_len, rng)
         shuffle = rng.permutation(len(pieces))
         pieces = Pieces(pieces.start[shuffle], pieces.length[shuffle], pieces.user[shuffle])
         if self._packed:
@@ -198,7 +199,7 @@ class SequenceBatches:
 
     def _batch(self, pieces: Pieces, chosen: IntArray, row: IntArray, column: IntArray) -> Batch:
         length = pieces.length[chosen]
-        origin = np.searchsorted(self._offsets, pieces.start[chosen], "right") - 1
+        origin = np.searchsorted(self._starts, pieces.start[chosen], "right") - 1
         n_pieces = len(chosen)
         width = self._max_len if self._packed else int(length.max())
         row = row - row.min()
@@ -207,9 +208,10 @@ class SequenceBatches:
         position = np.arange(len(which)) - np.repeat(np.cumsum(length) - length, length)
         source = pieces.start[chosen][which] + position
         cell = row[which] * width + column[which] + position
+        items = self._items[source]
         grid = {
-            "item_seq": (self._inputs[source], 0),
-            "target": (self._targets[source], 0),
+            "item_seq": (items, 0),
+            "target": (self._items[source + 1] if self._shift else items, 0),
             "position": (position, 0),
             "segment": (which, n_pieces),
         }
@@ -222,7 +224,7 @@ class SequenceBatches:
             **tensors,
             user=torch.from_numpy(pieces.user[chosen]),
             length=torch.from_numpy(length),
-            start=torch.from_numpy(pieces.start[chosen] - self._offsets[origin]),
+            start=torch.from_numpy(pieces.start[chosen] - self._starts[origin]),
             history=torch.from_numpy(self._history[origin]),
             single=not self._packed,
         )

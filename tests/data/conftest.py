@@ -32,7 +32,8 @@ def spec_of(folder: Path, **changes: Any) -> DatasetSpec:
         "max_item_list_length": 5,
     }
     for key, value in changes.items():
-        raw[key] = {**raw[key], **value} if isinstance(raw[key], dict) and isinstance(value, dict) else value
+        merged = isinstance(raw.get(key), dict) and isinstance(value, dict)
+        raw[key] = {**raw[key], **value} if merged else value
     return DatasetSpec.model_validate(raw)
 
 

@@ -20,7 +20,8 @@ lengths = st.lists(st.integers(1, 40), min_size=1, max_size=25)
 @given(lengths, st.integers(1, 12), st.integers(0, 99))
 def test_cut_covers_every_element_once_in_pieces_of_at_most_max_len(sizes, max_len, seed):
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    pieces = cut(offsets, np.arange(1, len(sizes) + 1), max_len, np.random.default_rng(seed))
+    users = np.arange(1, len(sizes) + 1)
+    pieces = cut(offsets[:-1], np.asarray(sizes), users, max_len, np.random.default_rng(seed))
     covered = np.concatenate([np.arange(s, s + n) for s, n in zip(pieces.start, pieces.length, strict=True)])
     assert sorted(covered) == list(range(sum(sizes)))
     assert pieces.length.max() <= max_len
@@ -41,6 +42,29 @@ def test_pack_puts_pieces_side_by_side(sizes):
     # Best fit leaves at most one row that is no more than half full.
     fill = np.bincount(row, weights=sizes, minlength=n_rows)
     assert (fill <= 5).sum() <= 1
+
+
+def pack_one_by_one(length, max_len):
+    """Best fit, longest first, a piece at a time; among equal rooms the row that was left last."""
+    row, column = [0] * len(length), [0] * len(length)
+    rooms, rows_used = [], set()
+    for p in sorted(range(len(length)), key=lambda p: -length[p]):
+        fitting = [(room, -at, at) for at, (room, _) in enumerate(rooms) if room >= length[p]]
+        if fitting:
+            room, r = rooms.pop(min(fitting)[2])
+        else:
+            room, r = max_len, len(rows_used)
+        row[p], column[p] = r, max_len - room
+        rows_used.add(r)
+        rooms.append((room - length[p], r))
+    return row, column
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=50), st.integers(9, 14))
+def test_pack_equals_best_fit_one_piece_at_a_time(sizes, max_len):
+    row, column, _ = pack(np.array(sizes), max_len)
+    assert (row.tolist(), column.tolist()) == pack_one_by_one(sizes, max_len)
 
 
 @settings(deadline=None)
