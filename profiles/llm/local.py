@@ -116,6 +116,10 @@ class LocalBackend(Backend):
             head = "\n\n".join(part for part in (message.system, message.user) if part) + "\n\n"
         return str(head) + message.opening
 
+    def prompt_text(self, message: Message) -> str:
+        """What the model continues: the rendered chat, opening included."""
+        return self._text(message)
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens by the model's own tokenizer."""
         if not texts:

@@ -122,6 +122,7 @@ def plan_ranker(
         asks = InputsSpec(teacher=variant.inputs.teacher)
         reads = inputs.inputs_of(nobody, asks, base.dataset.domain, mark)
     ranker = ranker_of(variant, raw, base.dataset.domain)
+    _check_profile(ranker["spec"]["params"].get("profile"), reads is not None, f"{mark}: variant '{name}'")
     ranker |= {
         "candidates": candidates.sets() | {"parts": candidates.parts},
         "retriever": retriever.cell,
@@ -139,6 +140,14 @@ def plan_ranker(
     )
     label = CellLabel(**{**retriever.label.canonical(), "variant": name})
     return PlannedCell(label=label, spec=cell, cell=cell.address())
+
+
+def _check_profile(said: Any, reads: bool, where: str) -> None:
+    """A profile in the prompt needs a teacher, and a teacher a ranker that reads its texts."""
+    if said not in (None, "none") and not reads:
+        raise SpecError(f"{where}: params.profile is '{said}'; name whose: inputs: {{teacher: PROFILE}}")
+    if said in (None, "none") and reads:
+        raise SpecError(f"{where}: inputs.teacher is not read; set params: {{profile: beside}} or instead")
 
 
 def needs(cell: CellSpec) -> str | None:

@@ -236,7 +236,7 @@ def _said(sets: CandidateSets, ranking: Ranking) -> dict[str, Any]:
     usage, n = ranking.usage, len(sets)
     missed = int((sets.target_places() < 0).sum())
     sums = {name: int(getattr(usage, name).sum()) for name in ("calls", "prompt_tokens", "completion_tokens")}
-    usd = None if np.isnan(usage.usd).any() else round(float(usage.usd.sum()), 6)
+    usd = None if np.isnan(usage.usd).any() else float(usage.usd.sum())
     seconds = {f"p{p}": round(float(np.percentile(usage.seconds, p)), 4) for p in _PERCENTILES} if n else {}
     return {
         "users": n,

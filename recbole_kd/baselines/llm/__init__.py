@@ -10,5 +10,7 @@ from __future__ import annotations
 
 RANKERS: dict[str, str] = {
     "retriever": "recbole_kd.baselines.llm.unchanged:Unchanged",
+    "llmrank": "recbole_kd.baselines.llm.llmrank:LLMRank",
+    "likelihood": "recbole_kd.baselines.llm.likelihood:Likelihood",
 }
 """name -> class"""

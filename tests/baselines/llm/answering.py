@@ -1,0 +1,83 @@
+"""A double of a language model behind a real OpenAI-compatible endpoint; standard library only."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = Callable[[str], str]
+
+
+class AnsweringServer(ThreadingHTTPServer):
+    """Answers every chat call by a function of its last message.
+
+    Attributes
+    ----------
+    asked : Counter
+        Prompt -> calls that were answered.
+    dies_after : int or None
+        So many answers, then every call is met with status 503.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answer: Answer, pause: float = 0.0, dies_after: int | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer, self.pause, self.dies_after = answer, pause, dies_after
+        self.asked: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: AnsweringServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        """Stay silent."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][-1]["content"]
+        time.sleep(self.server.pause)
+        with self.server.lock:
+            dead = self.server.dies_after is not None and self.server.asked.total() >= self.server.dies_after
+            if not dead:
+                self.server.asked[prompt] += 1
+        text = "" if dead else self.server.answer(prompt)
+        message = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
+        usage["total_tokens"] = sum(usage.values())
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        whole = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
+        self._send(503 if dead else 200, whole | {"choices": [choice], "usage": usage})
+
+    def _send(self, status: int, content: dict[str, Any]) -> None:
+        raw = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+@contextmanager
+def answering(answer: Answer, **options: Any) -> Iterator[AnsweringServer]:
+    """A server in a thread of this process."""
+    server = AnsweringServer(answer, **options)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,257 @@
+"""Zero-shot re-ranking as a cell: doubles that know everything or nothing, kills, dying servers, profiles."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from profiles.store import Store
+from recbole_kd.benchmark.artefacts import read_split
+from recbole_kd.benchmark.cli import main
+from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.errors import SpecError
+from tests.baselines.llm.answering import answering
+
+SMALL = {
+    "hparams": {"n_layers": 1, "hidden_size": 8, "inner_size": 8},
+    "train": {"epochs": 1, "train_batch_size": 16},
+}
+CANDIDATES = {"retriever": {"backbone": "SASRec", "variant": "plain"}, "top": 5}
+
+
+@pytest.fixture
+def loop(place, write_experiment):
+    """Write an experiment whose ranker asks the server at a given address."""
+
+    def write(url, name="loop", params=None, variants=None, **changes):
+        api = {"base_url": url, "key_variable": "NO_KEY", "concurrency": 1, "attempts": 1, "timeout": 20}
+        profile = {"extends": "openai", "name": "double", "description": "a double"}
+        profile["writer"] = {"model": "gpt-4o-mini", "api": api}
+        (place / "properties" / "profile" / "double.yaml").write_text(yaml.safe_dump(profile))
+        ranker = {"ranker": "llmrank", "llm": {"profile": "double"}, "params": params or {}}
+        write_experiment(
+            name,
+            {
+                "seeds": [1],
+                "variants": {"plain": SMALL, "llm": ranker, **(variants or {})},
+                "candidates": {**CANDIDATES, **changes},
+                "controls": [],
+            },
+        )
+        return place / "results"
+
+    return write
+
+
+def run(results, name="loop", ok=True):
+    with pytest.raises(SystemExit) as end:
+        main(["run", name, "--results", str(results), "--workers", "0"])
+    assert bool(end.value.code) != ok
+
+
+def found(results, name="loop"):
+    record = json.loads((results / name / "experiment.json").read_text())
+    return {c["variant"]: results / "runs" / c["cell"] for c in record["cells"]}
+
+
+def ranks(path):
+    table = pd.read_parquet(path / "ranks.parquet")
+    table = table[table["split"] == "test"].drop(columns="split")
+    return table.astype({"user": str, "item": str}).set_index("user")
+
+
+def shown(prompt):
+    """Candidate titles of a prompt, in order."""
+    return re.findall(r"\d+\. (Title \d+)", prompt.split("<candidates>")[1])
+
+
+def test_an_unparsable_model_leaves_the_retrievers_ranks(loop):
+    with answering(lambda prompt: "As a language model I cannot watch films.") as server:
+        results = loop(server.url)
+        run(results)
+    runs = found(results)
+    pd.testing.assert_frame_equal(ranks(runs["plain"]), ranks(runs["llm"]))
+    said = json.loads((runs["llm"] / "manifest.json").read_text())["ranker"]["parts"]["test"]
+    assert said["answers_unusable"] == 3 * said["users"] >= said["calls"]  # two shuffles may be alike
+    assert said["unparsed"] == 3 * said["candidates"]
+
+
+def test_an_oracle_reaches_the_ceiling(loop, place):
+    """It finds the user by the history in the prompt and puts the target first, if it is shown."""
+    targets = {}
+
+    def oracle(prompt):
+        history = tuple(re.findall(r"\d+\. (Title \d+)", prompt.split("</history>")[0]))
+        titles = shown(prompt)
+        titles.sort(key=lambda title: title != targets[history])
+        return json.dumps(titles)
+
+    with answering(oracle) as server:
+        results = loop(server.url, params={"history": 1000})
+        # The oracle's knowledge comes from the split, not from the code under test.
+        run(results, ok=False)
+        split = read_split(next((results / "cache" / "splits").glob("*.npz")))
+        tokens = split.dataset.item_tokens
+        for row, target in enumerate(split.test.targets):
+            seen = tuple(f"Title {tokens[i][1:]}" for i in split.test.history.row(row))
+            targets[seen] = f"Title {tokens[target][1:]}"
+        run(results)
+    runs = found(results)
+    before, after = ranks(runs["plain"])["rank"], ranks(runs["llm"])["rank"]
+    retrieved = before <= 5
+    assert 0 < retrieved.sum() < len(before)
+    assert (after[retrieved] == 1).all()
+    pd.testing.assert_series_equal(before[~retrieved], after[~retrieved])
+
+
+def test_places_are_summed_over_shuffles(loop):
+    """A model that always names the first two shown: its position bias averages out into these sums."""
+    with answering(lambda prompt: "\n".join(shown(prompt)[:2])) as server:
+        results = loop(server.url, params={"bootstrap": 2})
+        run(results)
+        prompts = list(server.asked)
+    run_path = found(results)["llm"]
+    table = pd.read_parquet(run_path / "candidates.parquet")
+    for _, rows in table.groupby("user", observed=True):
+        titles = ["Title " + item[1:] for item in rows["item"]]
+        orders = [shown(p) for p in prompts if set(shown(p)) == set(titles)]
+        if len(orders) != 2:  # another user has the same candidates
+            continue
+        sums = np.zeros(5)
+        for order in orders:
+            whole = order[:2] + [title for title in titles if title not in order[:2]]
+            sums += [whole.index(title) for title in titles]
+        expected = np.lexsort((rows["slot"], sums))
+        assert np.argsort(-rows["score"].to_numpy(), kind="stable").tolist() == expected.tolist()
+
+
+def test_a_killed_run_pays_for_no_answer_twice(loop, repo_root):
+    code = "import sys; from recbole_kd.benchmark.cli import main; main(sys.argv[1:])"
+    with answering(lambda prompt: "\n".join(shown(prompt)[::-1]), pause=0.05) as server:
+        results = loop(server.url)
+        command = [sys.executable, "-c", code, "run", "loop", "--results", str(results), "--workers", "0"]
+        process = subprocess.Popen(command, cwd=results.parent, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while server.asked.total() < 20 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        before = dict(server.asked)
+        stored = stored_calls(results)
+        assert 0 < stored < 90
+        run(results)
+        twice = [prompt for prompt, n in server.asked.items() if n > 1]
+        total = server.asked.total()
+    # What was in flight when the process died was answered but never stored; only that is asked again.
+    assert len(before) - stored == len(twice) <= 2
+    said = json.loads((found(results)["llm"] / "manifest.json").read_text())["ranker"]["parts"]["test"]
+    assert total == said["messages"] + len(twice)
+    # The same experiment under another name buys nothing.
+    fresh = results.parent / "again"
+    (fresh / "cache").mkdir(parents=True)
+    (results / "cache" / "llm").rename(fresh / "cache" / "llm")
+    run(fresh)
+    pd.testing.assert_frame_equal(ranks(found(results)["llm"]), ranks(found(fresh)["llm"]))
+
+
+def stored_calls(results):
+    with Store(results / "cache" / "llm" / "calls.sqlite") as store:
+        return store._db.execute("SELECT COUNT(*) FROM calls").fetchone()[0]
+
+
+def test_a_server_that_dies_loses_nothing_that_was_answered(loop):
+    with answering(lambda prompt: "\n".join(shown(prompt)), dies_after=30) as server:
+        results = loop(server.url)
+        run(results, ok=False)
+        failure = json.loads((results / "loop" / "experiment.json").read_text())["failures"][0]
+        assert "stored, run the same command again" in failure["error"]
+        assert stored_calls(results) == 30
+        server.dies_after = None
+        run(results)
+        assert set(server.asked.values()) == {1}
+    assert not json.loads((results / "loop" / "experiment.json").read_text())["failures"]
+
+
+def test_money_tokens_and_seconds_are_those_of_the_answers(loop):
+    with answering(lambda prompt: "\n".join(shown(prompt))) as server:
+        results = loop(server.url, max_users=6, params={"bootstrap": 1})
+        run(results)
+        words = sum(len(prompt.split()) for prompt in server.asked)
+    path = found(results)["llm"]
+    said = json.loads((path / "manifest.json").read_text())["ranker"]["parts"]["test"]
+    assert (said["calls"], said["prompt_tokens"], said["completion_tokens"]) == (6, words, 6 * 5 * 2)
+    assert said["usd"] == pytest.approx((0.15 * words + 0.6 * 60) / 1e6)
+    usage = pd.read_parquet(path / "usage.parquet")
+    assert len(usage) == 6
+    assert usage["usd"].sum() == pytest.approx(said["usd"])
+
+
+def test_profiles_stand_beside_or_instead_of_the_history(loop):
+    variants = {
+        name: {
+            "ranker": "llmrank",
+            "llm": {"profile": "double"},
+            "params": {"profile": name, "bootstrap": 1},
+            "inputs": {"teacher": "words"},
+        }
+        for name in ("beside", "instead")
+    }
+    teacher = {"extends": "template", "name": "words", "description": "no neural network"}
+    teacher["encoder"] = {"kind": "tfidf", "dimension": 2}
+    with answering(lambda prompt: "\n".join(shown(prompt))) as server:
+        results = loop(server.url, params={"bootstrap": 1}, variants=variants)
+        (results.parent / "properties" / "profile" / "words.yaml").write_text(yaml.safe_dump(teacher))
+        run(results)
+        prompts = list(server.asked)
+    split = read_split(next((results / "cache" / "splits").glob("*.npz")))
+    n = len(split.test)
+    kinds = [("<profile>" in p, "<history>" in p) for p in prompts]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        (False, True): n,
+        (True, True): n,
+        (True, False): n,
+    }
+    with Store(results / "cache" / "profiles" / "profiles.sqlite") as store:
+        texts = {p.text for p in store.profiles()}
+    given = {p.split("<profile>")[1].split("</profile>")[0].strip() for p in prompts if "<profile>" in p}
+    assert given == texts
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ({"params": {"profile": "beside"}}, "inputs: {teacher: PROFILE}"),
+        ({"inputs": {"teacher": "template"}}, "inputs.teacher is not read"),
+        ({"inputs": {"items": "minilm"}}, "inputs of a ranker are"),
+        ({"params": {"prompt": "sequental"}}, "did you mean 'sequential'"),
+        ({"params": {"bootstrap": 0}}, "params.bootstrap = 0"),
+        ({"params": {"shown": "retriever"}}, "set it to 1"),
+        ({"params": {"profile": "besides"}}, "params.profile"),
+        ({"llm": {"profile": "template"}}, "answers no question in the loop"),
+        ({"llm": {"profile": "smolm2"}}, "no profile 'smolm2'"),
+        ({"llm": {"batchsize": 3}}, "unknown key 'batchsize'; did you mean 'batch_size'"),
+    ],
+)
+def test_a_slip_names_the_mend(write_experiment, variant, said):
+    listed = {"plain": SMALL, "llm": {"ranker": "llmrank", **variant}}
+    path = write_experiment("wrong", {"variants": listed, "candidates": CANDIDATES})
+    with pytest.raises(SpecError) as error:
+        load_experiment(path)
+    assert said in str(error.value)
+
+
+def test_speed_changes_no_address_and_prompts_do(write_experiment):
+    def address(**variant):
+        listed = {"plain": SMALL, "llm": {"ranker": "llmrank", **variant}}
+        path = write_experiment("one", {"variants": listed, "candidates": CANDIDATES, "seeds": [1]})
+        return load_experiment(path).cells[-1].cell
+
+    assert address() == address(llm={"batch_size": 3, "device": "cpu"})
+    others = [{"params": {"prompt": "recency"}}, {"llm": {"decoding": {"temperature": 0.0}}}]
+    assert len({address(), *(address(**other) for other in others)}) == 3
