@@ -230,10 +230,12 @@ def space_map(
                 panels[0].plot([], [], "o", ms=3, color=c, label=clip_text(n, 16))[0]
                 for n, c in colour.items()
             ]
+            if values.nunique() > len(names):
+                handles.append(panels[0].plot([], [], "o", ms=3, color=LIGHT, label="any other")[0])
             figure.legend(
                 handles=handles,
                 loc="outside lower center",
-                ncols=3,
+                ncols=4 if len(handles) > 6 else 3,
                 fontsize=6,
                 title=clip_text(attribute_name, 40),
             )
