@@ -1,14 +1,18 @@
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from recbole_kd.benchmark import tuning
+from recbole_kd.benchmark.cli import main
 from recbole_kd.benchmark.console import JsonReporter
 from recbole_kd.benchmark.engines import SerialEngine
 from recbole_kd.benchmark.executor import Outcome
+from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.errors import SpecError, StoreError
 
@@ -161,3 +165,68 @@ def test_the_report_shows_best_value_against_trials_for_baseline_and_method(spac
         assert part["trial"].tolist() == list(range(6))
         assert part["best"].tolist() == [max(values[: n + 1]) for n in range(6)]
     assert {path.name for path in folder.iterdir()} == {"tuning.json", "tuning.journal"}
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+def test_a_second_tuner_of_the_same_experiment_is_refused(space, tmp_path):
+    """The lock is the one that the search takes, held while a trial of another process trains."""
+    refused = []
+
+    def meanwhile(task):
+        script = (
+            "import sys; from pathlib import Path; from recbole_kd.benchmark.locks import try_lock\n"
+            "with try_lock(Path(sys.argv[1]), 'tune-small') as held: print(held)"
+        )
+        other = [sys.executable, "-c", script, str(tmp_path / "r")]
+        refused.append(subprocess.run(other, capture_output=True, text=True, check=True).stdout.strip())
+        return learn(task)
+
+    search(space.model_copy(update={"trials": 1}), tmp_path / "r", meanwhile)
+    assert refused == ["False", "False"]
+    with try_lock(tmp_path / "r", "tune-small") as held:
+        assert held
+        with pytest.raises(StoreError, match="another process is tuning 'small'"):
+            search(space, tmp_path / "r")
+
+
+def test_prune_keeps_trials_unless_asked(space, tmp_path, capsys):
+    studies = search(space, tmp_path / "r")
+    cells = {path.name for path in (tmp_path / "r" / "runs").iterdir()}
+    assert len(cells) == len({t["cell"] for s in studies for t in s["trials"]})
+    assert call("prune", "--yes", "--results", tmp_path / "r") == 0
+    assert {path.name for path in (tmp_path / "r" / "runs").iterdir()} == cells
+    assert call("prune", "--yes", "--trials", "--results", tmp_path / "r") == 0
+    assert not list((tmp_path / "r" / "runs").iterdir())
+    # The values are in the history: tuned cells need no trial's run.
+    assert tuning.tuned(load_experiment("small"), tmp_path / "r").name == "small-tuned"
+    capsys.readouterr()
+
+
+def test_plan_and_rerun_of_tuned_cells(space, tmp_path, capsys):
+    results = tmp_path / "r"
+    assert call("plan", "small", "--tuned", "--results", results) != 0
+    assert "run_benchmark.py tune small" in capsys.readouterr().err
+    search(space, results)
+    capsys.readouterr()
+    assert call("plan", "small", "--tuned", "--results", results, "--json") == 0
+    planned = json.loads(capsys.readouterr().out)["cells"]
+    wanted = {c.cell for c in tuning.tuned(load_experiment("small"), results, keep=False).cells}
+    assert {c["cell"] for c in planned} == wanted
+    assert wanted.isdisjoint({c.cell for c in load_experiment("small").cells})
+    assert not (results / "small-tuned").exists(), "a plan writes nothing"
+    assert call("rerun", "small", "--tuned", "--failed", "--results", results) == 0
+    assert "no cell of small-tuned has failed" in capsys.readouterr().out
+
+
+def test_models_under_recboles_trainer_have_the_space_of_row_batches(space):
+    rows = {"train.train_batch_size": {"choices": [256, 2048]}}
+    spec = tuning.TuningSpec.model_validate({**SPACE, "recbole": rows})
+    ours, recbole = spec.space("SASRec", distilled=False), spec.space("NARM", False, prefix_mode=True)
+    assert set(recbole) == {"train.train_batch_size"}
+    assert "train.train_batch_size" not in ours
+    assert set(spec.space("SASRec", distilled=True)) == set(ours) | {"distill.alpha"}
