@@ -16,6 +16,7 @@ from analysis.figures.style import (
     MARKERS,
     clip_text,
     colours,
+    log_axis,
     new_figure,
     style,
     variant_colours,
@@ -146,7 +147,7 @@ def parameter_curve(
             if len(base) and base["value"].isna().all():
                 axes.axhline(float(base["mean"].iloc[0]), color=colour[key], lw=0.8, ls=(0, (1, 2)))
         if log:
-            axes.set_xscale("log")
+            log_axis(axes)
         axes.grid(axis="y", color=LIGHT, lw=0.4)
         axes.set_xlabel(xlabel or name)
         axes.set_ylabel(metric or results.metrics[0])

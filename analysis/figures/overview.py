@@ -19,6 +19,7 @@ from analysis.figures.style import (
     MARKERS,
     clip_text,
     colours,
+    log_axis,
     new_figure,
     style,
     variant_colours,
@@ -158,7 +159,7 @@ def cost_quality_plot(
             )
             axes.step(best[cost], best["mean"], where="post", color=GREY, lw=0.8, ls="--", zorder=0)
             if len(part) and part[cost].min() > 0 and part[cost].max() / part[cost].min() > 20:
-                axes.set_xscale("log")
+                log_axis(axes)
             axes.grid(color=LIGHT, lw=0.4)
             axes.set_title(clip_text(str(dataset), 50), loc="left")
             axes.set_ylabel(str(table["metric"].iloc[0]) if len(table) else "quality")

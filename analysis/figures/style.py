@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.files import write_atomic
@@ -70,6 +71,16 @@ def variant_colours(results: Results) -> dict[str, str]:
     others = [v for v in dict.fromkeys(m[2] for m in results.methods()) if v != results.baseline]
     palette = [c for c in COLOURS if c != BASELINE]
     return {results.baseline: BASELINE} | {v: palette[i % len(palette)] for i, v in enumerate(others)}
+
+
+def log_axis(axes: Axes) -> None:
+    """Logarithmic x with plain numbers; matplotlib's own labels are mathematics, which is not parsed here."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def clip_text(text: str, width: int = 28) -> str:

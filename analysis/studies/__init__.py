@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STUDIES: dict[str, str] = {
     "cold_start": "analysis.studies.cold_start",
+    "hallucination": "analysis.studies.hallucination",
     "refresh": "analysis.studies.refresh",
 }
 """Study -> module with its ``PAGE``; a study that is not here uses the common kinds only."""

@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.forest import forest_plot
-from analysis.figures.style import GREY, LIGHT, LINES, MARKERS, clip_text, colours, new_figure, style
+from analysis.figures.style import (
+    GREY,
+    LIGHT,
+    LINES,
+    MARKERS,
+    clip_text,
+    colours,
+    log_axis,
+    new_figure,
+    style,
+)
 from analysis.studies.gains import Gain, lines
 from analysis.studies.run import show_x
 
@@ -53,7 +63,7 @@ def curve(run: StudyRun) -> Figure:
             if isinstance(next(iter(places), 0.0), str):
                 axes.set_xticks(list(places.values()), list(places))
             elif run.x_log:
-                axes.set_xscale("log")
+                log_axis(axes)
             axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
             axes.set_ylabel(f"\u0394 {run.metric} to '{clip_text(run.baseline, 14)}'")
             if axes.get_legend_handles_labels()[0]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis import wording
-from analysis.figures.style import GREY, LIGHT, MARKERS, clip_text, colours, new_figure, style
+from analysis.figures.style import GREY, LIGHT, MARKERS, clip_text, colours, log_axis, new_figure, style
 from analysis.stats.correction import correct
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
@@ -265,7 +265,7 @@ def calls_figure(run: StudyRun) -> Figure:
                     capsize=1.5,
                     label=clip_text(p.line[2], 24),
                 )
-            axes.set_xscale("log")
+            log_axis(axes)
             axes.set_title(clip_text(f"{group[1]} on {group[0]}", 50), loc="left")
             axes.set_ylabel(f"mean \u0394 {run.metric}")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=5.8, ncols=3)

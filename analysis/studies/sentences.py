@@ -51,8 +51,12 @@ def effect(run: StudyRun, gains: Sequence[Gain] | None = None) -> str:
     said = f"{called(run, first)}: {numbers(first.result, run.metric)}"
     n = len(made)
     if not clear:
-        many = f"none of {n} comparisons" if n > 1 else "the comparison"
-        return f"No effect shown: {many} with '{run.baseline}' differs from zero (the clearest is {said})."
+        if n == 1:
+            return f"No effect shown: the difference to '{run.baseline}' is not told from zero ({said})."
+        return (
+            f"No effect shown: none of {n} comparisons with '{run.baseline}' differs from zero (the clearest "
+            f"is {said})."
+        )
     up = sum(g.result.estimate > 0 for g in clear if g.result)
     return (
         f"{len(clear)} of {n} comparisons with '{run.baseline}' differ from zero, {up} of them upwards; "

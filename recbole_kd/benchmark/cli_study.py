@@ -57,7 +57,8 @@ def study(
     where = Where(workers, scheduler, slurm, device, per_gpu)
     keep = None if only is None else parse_filter(only)
     failed = 0
-    for loaded in [load_study(each, smoke=smoke) for each in (names() if name == "all" else [name])]:
+    asked = names() if name == "all" else [name]
+    for loaded in [load_study(each, smoke=smoke, results=results) for each in asked]:
         if not page_only:
             try:
                 failed += run.run_parts(loaded, results, where, reporter(quiet, as_json), keep)

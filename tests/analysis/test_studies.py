@@ -14,6 +14,7 @@ from analysis.comparison import compare
 from analysis.load import load_results
 from analysis.stats.twolevel import two_way
 from analysis.studies import write_study_page
+from analysis.studies.dose import isotonic_dose, lost_dose
 from analysis.studies.gains import layout_of, trends
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.run import load_study_run
@@ -97,6 +98,71 @@ def test_trend_between_independent_places_by_hand(tmp_path, monkeypatch):
     slope, covariance = np.polyfit(x, y, 1, w=1 / error, cov="unscaled")
     assert trend.result.estimate == pytest.approx(7 * slope[0])
     assert trend.result.p == pytest.approx(2 * stats.norm.sf(slope[0] / np.sqrt(covariance[0, 0])))
+
+
+@pytest.mark.parametrize(
+    ("gains", "floor", "share", "dose"),
+    [
+        ([4, 3, 1, 0], 0, 0.5, 0.375),  # level 2, between 3 at .25 and 1 at .5
+        ([4, 2, 3, 0], 0, 0.5, 0.6),  # 2 and 3 pool to 2.5; level 2, between 2.5 at .5 and 0 at 1
+        ([4, 3, 1, 0], 2, 0.5, 0.25),  # halfway to a placebo that gains 2
+        ([4, 0, 0, 0], 0, 1.0, 0.25),
+        ([4, 4, 3, 3], 0, 0.5, np.inf),
+        ([-1, -1, -1, -1], 0, 0.5, np.nan),
+    ],
+)
+def test_isotonic_dose_by_hand(gains, floor, share, dose):
+    found = isotonic_dose(np.array([0, 0.25, 0.5, 1.0]), np.array(gains, float), floor, share)
+    assert found == pytest.approx(dose, nan_ok=True)
+
+
+def test_lost_dose_finds_the_dose_and_says_where_there_is_none(tmp_path, falling):
+    """The gain was made to fall about linearly to 0; without a gain there is no dose."""
+    own = load_study_run(falling).gains
+    found = lost_dose(own, None, share=0.5)
+    assert found.low <= found.dose <= found.high
+    assert 0.3 < found.dose < 0.7
+    again = lost_dose(own, None, share=0.5)
+    assert (again.low, again.high) == (found.low, found.high)
+    sure = lost_dose(own, None, share=0.9)
+    assert found.dose < sure.dose
+    # Measured down to a placebo that is as good as dose .5, less is to be lost: sooner.
+    assert lost_dose(own, own[1], share=0.5).dose < found.dose
+    assert lost_dose(own[:2], None, share=0.5) is None
+    (tmp_path / "null").mkdir()
+    null = write_study(tmp_path / "null", {f"dose@{x:g}": 0.0 for x in (0, 0.5, 1)}, doses(0, 0.5, 1))
+    none = lost_dose(load_study_run(null).gains, None, share=0.5)
+    assert np.isnan(none.dose)
+    assert none.nothing > 0.025
+
+
+@pytest.mark.slow
+def test_interval_of_the_lost_dose_covers(tmp_path):
+    """Known half-dose (.5 by symmetry of the latent gains around it): the 95 % interval holds it mostly."""
+    hits = []
+    for stream in range(40):
+        rng = np.random.default_rng(stream)
+        doses_, user = np.array([0, 0.25, 0.5, 0.75, 1.0]), rng.normal(0, 0.3, (1, 400))
+        true = 0.1 * (1 - doses_)[:, None, None]
+        values = true + user + rng.normal(0, 0.3, (5, 3, 400))
+        found = _lost(values, doses_)
+        hits.append(found.low <= 0.5 <= found.high)
+    assert np.mean(hits) >= 0.85
+
+
+def _lost(values, places):
+    """`lost_dose` of differences [K, S, U] without files."""
+    from types import SimpleNamespace
+
+    from analysis.studies import dose as module
+    from analysis.values import Layout
+
+    n = np.arange(values.shape[2])
+    layouts = {x: Layout(v, np.zeros_like(v), n, n, ((), ())) for x, v in zip(places, values, strict=True)}
+    own = [SimpleNamespace(x=x, part=None, comparison=x) for x in places]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "layout_of", lambda part, x: layouts[x])
+        return module.lost_dose(own, None, share=0.5, n_resamples=300)
 
 
 def test_answers_say_what_was_shown_and_what_was_not(tmp_path, falling):

@@ -99,6 +99,54 @@ def test_mistakes_are_named(write_study, study, message):
         load_study("trial")
 
 
+def test_weights_are_the_grounding_of_what_a_user_was_given(write_study, place):
+    """Of a mixed-up profile the score is that of somebody else's text, read as a profile of this user."""
+    import pandas as pd
+
+    from profiles.audit import Auditor
+    from profiles.build import make_author, write_texts
+    from profiles.history import train_histories
+    from profiles.placebo import shuffled
+    from profiles.spec import load_teacher_spec
+    from profiles.store import Store
+    from recbole_kd.benchmark import rooms
+    from recbole_kd.data.load import load_dataset, load_item_texts
+    from recbole_kd.data.profile_table import ProfileRows
+    from recbole_kd.data.split import make_split
+
+    items = [f"i{i}\tTitle {i}\tGenre{i % 12}" for i in range(1, 26)]
+    head = "item_id:token\ttitle:token_seq\tgenre:token_seq"
+    (place / "data" / "tiny" / "tiny.item").write_text("\n".join([head, *items]) + "\n")
+    encoder = {"kind": "tfidf", "model": None, "pooling": None, "max_tokens": None, "dimension": 4}
+    damage = [{"kind": "shuffle", "rate": "$x", "seed": 7}]
+    teacher = {"teacher": "template", "profile": {"encoder": encoder, "corruption": damage}}
+    write_study({"series": {"mix": {"x": [0.5, 1], "weighted": True, "variant": teacher}}})
+    results = place / "results"
+    study = load_study("trial", results=results)
+    cells = {c.label.variant: c.spec for c in study.parts[0].experiment.cells}
+    assert cells["plain"].student.distill is None
+    files = {name: cells[name].student.distill.confidence for name in ("mix@0.5", "mix@1")}
+    assert len(set(files.values())) == 2
+    spec, _ = rooms.dataset("tiny")
+    split, texts = make_split(load_dataset(spec), spec.split), load_item_texts(spec)
+    plain = load_teacher_spec("template", {"encoder": encoder})
+    with Store(place / "other.sqlite") as store:
+        written = {p.user: p.text for p in write_texts(plain, split, texts, store, domain="movies").profiles}
+    auditor = Auditor(make_author(plain, split, texts, "movies").statistician, train_histories(split))
+    users = list(written)
+    blank = ProfileRows.build(users, [0] * len(users), [""] * len(users), [[0.0]] * len(users))
+    giver = dict(zip(users, shuffled(blank, 7).source_user, strict=True))
+    found = pd.read_parquet(files["mix@1"]).set_index("user")["grounding"]
+    assert len(found) == 30
+    for user in users:
+        assert found[user] == auditor.score(user, written[giver[user]]).grounding
+    half = pd.read_parquet(files["mix@0.5"])["grounding"]
+    assert half.mean() > found.mean() + 0.1
+    # Cells differ by the content of the weights, not by where the file lies.
+    elsewhere = load_study("trial", results=place / "elsewhere").parts[0].experiment.cells
+    assert [c.cell for c in elsewhere] == [c.cell for c in study.parts[0].experiment.cells]
+
+
 def test_a_study_is_not_run_as_an_experiment(write_study, capsys):
     path = write_study({})
     assert call("plan", path) == 2

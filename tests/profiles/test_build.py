@@ -105,6 +105,24 @@ def test_refreshed_profiles_saw_what_the_policy_says(
     assert rows.history_last.tolist() == [5, 5, 3, 3, 5, 7, 3, 3]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"as_of": {"kind": "fraction", "value": 1.0}},
+        {"as_of": {"kind": "timeline", "value": 1.0}},
+        {"as_of": {"kind": "items", "value": 1}, "refresh": {"policy": "every-n", "n": 1}},
+    ],
+)
+def test_the_newest_profile_is_the_plain_one(
+    split: Split, texts: dict, template: dict, tmp_path: Path, changes: dict
+) -> None:
+    """Age 1, the end of the timeline, and writing at every interaction: equal rows, not merely alike."""
+    plain = build_teacher(spec(template), split, texts, tmp_path)
+    other = build_teacher(spec(template, **changes), split, texts, tmp_path)
+    assert other != plain
+    assert read_embedding_file(other)[0].digest() == read_embedding_file(plain)[0].digest()
+
+
 def test_no_item_texts_no_teacher(split: Split, template: dict, tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="no item texts"):
         build_teacher(spec(template), split, {}, tmp_path)

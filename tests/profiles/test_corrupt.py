@@ -13,6 +13,7 @@ from profiles.facts import Statistician
 from profiles.history import train_histories
 from profiles.items import Catalogue
 from profiles.lexicon import Attribute, Lexicon
+from profiles.placebo import shuffled
 from profiles.prompts import load_domain
 from profiles.spec import CorruptionSpec
 from profiles.store import Profile
@@ -225,3 +226,21 @@ def test_rotation_turns_by_a_share_of_the_angle_and_keeps_length(rows: ProfileRo
     best = (end / np.linalg.norm(end, axis=1, keepdims=True)) @ others.T
     assert (best.argmax(1) != np.arange(400)).all()
     np.testing.assert_allclose(best.max(1), 1, atol=1e-5)
+
+
+def test_shuffling_everybody_is_the_placebo(rows: ProfileRows) -> None:
+    """Equal vectors of equal sources; below 1 a share of the users, the same ones at every higher rate."""
+
+    def at(rate: float) -> ProfileRows:
+        return corrupt_rows([CorruptionSpec(kind="shuffle", rate=rate, seed=7)], rows)
+
+    assert at(1.0).digest() == shuffled(rows, 7).digest()
+    assert at(0.0).digest() == rows.digest()
+    moved = [(at(rate).source_user != rows.user) for rate in (0.25, 0.5, 0.75)]
+    shares = [m.mean() for m in moved]
+    assert shares == pytest.approx([0.25, 0.5, 0.75], abs=0.12)
+    for low, high in pairwise(moved):
+        assert (high[low]).all()
+    half = at(0.5)
+    kept = half.source_user == rows.user
+    assert (half.vector[kept] == rows.vector[kept]).all()

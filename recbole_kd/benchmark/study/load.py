@@ -14,6 +14,7 @@ from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge, plain
 from recbole_kd.benchmark.resolve import Experiment, read_experiment, resolve
 from recbole_kd.benchmark.study.spec import PartSpec, StudySpec, X
 from recbole_kd.benchmark.study.steps import check_steps
+from recbole_kd.benchmark.study.weights import weighted_variants, with_weights
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.errors import DataError, SpecError
 
@@ -89,7 +90,7 @@ def names() -> list[str]:
     return [n.removeprefix(PREFIX) for n in properties.names("experiment") if n.startswith(PREFIX)]
 
 
-def load_study(name: str, *, smoke: bool = False) -> Study:
+def load_study(name: str, *, smoke: bool = False, results: Path | None = None) -> Study:
     """Read a study and resolve every cell of it.
 
     Parameters
@@ -98,6 +99,8 @@ def load_study(name: str, *, smoke: bool = False) -> Study:
         ``cold_start`` for ``properties/experiment/study_cold_start.yaml``; or a path.
     smoke : bool
         Lay the section ``study.smoke`` over everything.
+    results : Path, optional
+        Where the weights of ``weighted`` series are (made); without it they are left out.
 
     Raises
     ------
@@ -118,6 +121,8 @@ def load_study(name: str, *, smoke: bool = False) -> Study:
     parts, left_out = [], dict[str, None]()
     for x, over, tail in _parts(spec, data.where("study")):
         whole = _at_hand(_kept(merge(body, over), spec), spec.optional, left_out)
+        if results is not None:
+            whole = with_weights(whole, weighted_variants(spec, points), results)
         whole.put("experiment", folder + tail, data.where("experiment"))
         parts.append(Part(x, resolve(whole, path)))
     planned = {cell.label.variant for part in parts for cell in part.experiment.cells}
@@ -154,11 +159,11 @@ def _with_series(data: MarkedDict, spec: StudySpec) -> tuple[MarkedDict, list[di
         if not _matches(name, spec.keep.series if spec.keep else None):
             continue
         mark = data["study"]["series"].where(name)
-        for x in series.x:
+        for x, value in zip(series.x, series.values or series.x, strict=True):
             variant = f"{name}@{show_place(x)}"
             if variant in variants:
                 raise SpecError(f"{mark}: series '{name}': variant '{variant}' stands there already")
-            variants.put(variant, _filled(raw[name]["variant"], x, mark), mark)
+            variants.put(variant, _filled(raw[name]["variant"], value, mark), mark)
             points.append({"variant": variant, "series": name, "x": x})
         points += [{"variant": v, "series": name, "x": x} for v, x in (series.also or {}).items()]
         if unknown := [v for v in series.also or {} if v not in variants]:
@@ -236,7 +241,7 @@ def show_place(x: X | None) -> str:
     return "" if x is None else x if isinstance(x, str) else f"{x:g}"
 
 
-def _filled(value: Any, x: X, mark: Mark) -> Any:
+def _filled(value: Any, x: Any, mark: Mark) -> Any:
     """Copy of a template with the place put in, as YAML that knows where it was written."""
     if isinstance(value, dict):
         result = MarkedDict(value.mark if isinstance(value, MarkedDict) else mark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recbole_kd.strict import Strict
 
@@ -24,9 +24,20 @@ class SeriesSpec(Strict):
 
     x: list[X] = Field(min_length=1)
     variant: dict[str, Any] = Field(description="as under 'variants'; $x stands for the place")
+    values: list[Any] | None = Field(None, description="what $x becomes at each place; none = the place")
+    weighted: bool | None = Field(
+        None, description="users weighted by the grounding of the profile that they were given"
+    )
     also: dict[str, X] | None = Field(
         None, description="variants that stand elsewhere and belong to the series: name -> place"
     )
+
+
+    @model_validator(mode="after")
+    def _as_many(self) -> SeriesSpec:
+        if self.values is not None and len(self.values) != len(self.x):
+            raise ValueError(f"'values' has {len(self.values)} entries, 'x' has {len(self.x)}")
+        return self
 
 
 class PartSpec(Strict):
