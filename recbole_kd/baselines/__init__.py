@@ -36,6 +36,7 @@ SYSTEMS: dict[str, str] = {
     "profile-token": "recbole_kd.baselines.profile_token:ProfileToken",
     "llm-esr": "recbole_kd.baselines.llm_esr:LLMESR",
     "unisrec": "recbole_kd.baselines.unisrec:UniSRec",
+    "rlmrec-items": "recbole_kd.baselines.rlmrec:RLMRecItems",
 }
 """name -> class that is put left of a backbone's."""
 

@@ -15,6 +15,7 @@ from recbole_kd.baselines.text_init import initialise_from_text
 from recbole_kd.models.batch import Batch, segment_mask
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.list_head import last_prediction
 from recbole_kd.models.side import SideInputs
 
 _BLOCK = 1024
@@ -34,9 +35,12 @@ class LLMESR(System):
     causal and the views are added to, not replaced by, what it reads; L_rec is cross-entropy over the
     catalogue instead of one negative; h_v comes from a bank of each user's latest state (at most one epoch
     old) instead of a second forward pass. Profiles are read while training only.
+
+    On BERT4Rec cross-attention looks both ways, the mask token has a learned vector in either view, and h_u
+    is the state at the last hidden item.
     """
 
-    backbones = ("SASRec", "GRU4Rec")
+    backbones = ("SASRec", "GRU4Rec", "BERT4Rec")
     _view: Tensor | None = None
 
     def build_system(self, params: Mapping[str, Any], side: SideInputs) -> None:
@@ -56,6 +60,8 @@ class LLMESR(System):
             "to_collaborative": CrossAttention(dim),
             "bank": Bank(nearest_users(users.float(), int(params["neighbours"])), 2 * dim),
         }
+        if self._masks():
+            parts["mask"] = nn.Embedding(1, dim)
         self.system = nn.ModuleDict(parts)
         self.self_distillation = float(params["alpha"])
 
@@ -64,10 +70,14 @@ class LLMESR(System):
         table: Tensor = system["adapter"](system["text"].vectors)
         return table
 
+    def _masks(self) -> bool:
+        """Whether the backbone predicts hidden items instead of the next one."""
+        return hasattr(self, "mask_token")
+
     def item_table(self) -> tuple[Tensor, Tensor | None]:
-        """[e^se; e^co] of every item, [n_items, 2 E]."""
-        model: Any = self
-        return torch.cat([self._semantic(), model.item_embedding.weight], 1), None
+        """[e^se; e^co] of every item, [n_items, 2 E], and the backbone's bias."""
+        items, bias = super().item_table()  # type: ignore[misc]
+        return torch.cat([self._semantic(), items], 1), bias
 
     def input_vectors(self, batch: Batch) -> Tensor:
         """The view that is being encoded."""
@@ -78,9 +88,12 @@ class LLMESR(System):
         """u at every position, [B, L, 2 E]."""
         model: Any = self
         system: Any = self.system
-        semantic = F.embedding(batch.item_seq, self._semantic())
+        table = self._semantic()
+        if self._masks():
+            table = torch.cat([table, system["mask"].weight])
+        semantic = F.embedding(batch.item_seq, table)
         collaborative = F.embedding(batch.item_seq, model.item_embedding.weight, padding_idx=0)
-        mask = segment_mask(batch.segment, causal=True).squeeze(1)
+        mask = segment_mask(batch.segment, causal=not self._masks()).squeeze(1)
         read = system["to_semantic"](semantic, collaborative, mask)
         reverse = system["to_collaborative"](collaborative, semantic, mask)
         out = []
@@ -99,12 +112,15 @@ class LLMESR(System):
         batch = model.prepare(batch, rng)
         states = self.both_views(batch, dropout)
         carries = batch.target > 0
-        items, _ = self.item_table()
+        items, bias = self.item_table()
         loss = catalogue_cross_entropy(
-            states[carries], items, batch.target[carries], dtype=model.softmax_dtype
+            states[carries], items, batch.target[carries], bias, dtype=model.softmax_dtype
         )
-        last = states[(batch.segment < len(batch.length)) & _is_last(batch)]
-        owner = batch.user[batch.segment[(batch.segment < len(batch.length)) & _is_last(batch)]]
+        if self._masks():
+            last, owner = states[last_prediction(batch)], batch.user
+        else:
+            at = (batch.segment < len(batch.length)) & _is_last(batch)
+            last, owner = states[at], batch.user[batch.segment[at]]
         return loss + self.self_distillation * system["bank"](last, owner), None
 
     def serve_states(self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Tensor:

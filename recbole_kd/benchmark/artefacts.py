@@ -114,7 +114,8 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
                 tables[name] = rooms.teacher_table(results, cell.spec, splits[key])
             file, table = tables[name]
             files = Artefacts(path, file, table.coverage)
-            dimension = None if cell.spec.lists is not None else table.vectors.shape[-1]
+            states = getattr(table.vectors, "vectors", table.vectors)  # of lists: the table of their maker
+            dimension = None if states is None else states.shape[-1]
             _try_confidence(cell, splits[key], table, tried)
         if cell.spec.inputs is not None:
             name = digest([cell.spec.inputs, key, cell.spec.dataset.canonical()])
@@ -160,7 +161,13 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
 
         if cell.spec.lists is not None:
             lists = torch.tensor([[0, 0], [1, 2], [2, 1]])
-            model.attach_lists(spec.distill, lists, torch.zeros(3, 2), (lists > 0).any(1), 0)
+            given = lists, torch.zeros(3, 2), (lists > 0).any(1)
+            if spec.distill.also is not None:
+                assert dimension is not None
+                states = torch.eye(3, dimension), torch.ones(3, dtype=torch.bool)
+                model.attach_both(spec.distill, given, states, 0)
+            else:
+                model.attach_lists(spec.distill, *given, 0)
         else:
             assert dimension is not None
             model.attach_teacher(spec.distill, torch.eye(3, dimension), torch.ones(3, dtype=torch.bool), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,21 +35,15 @@ def write_lists(
     StoreError, ProfileError
     """
     import torch
-    from safetensors.torch import load_file
 
-    from recbole_kd.benchmark.rundir import read_manifest
     from recbole_kd.data.history import HistoryHasher
     from recbole_kd.data.list_rows import ListRows
     from recbole_kd.data.teacher_lists import write_teacher_lists
-    from recbole_kd.models.build import build_student
     from recbole_kd.ranking import last_items
 
     dataset, train = split.dataset, split.train
     length = teacher.dataset.max_item_list_length
-    spec = teacher.student
-    model = build_student(spec.model, spec.hparams, n_items=dataset.n_items, max_len=length, seed=0)
-    model.load_state_dict(load_file(run / "model.safetensors"), strict=True)
-    model.eval()
+    model = _trained(run, teacher, split)
     items, bias = model.item_table()
     hashed = HistoryHasher(dataset.item_tokens.tolist())
     tokens = dataset.user_tokens[train.users].astype(str)
@@ -67,15 +62,61 @@ def write_lists(
                 history_last=train.lengths[part],
                 history_hash=[hashed(train.row(r).tolist()) for r in range(part.start, part.stop)],
             )
-    manifest = read_manifest(run)
-    said = {
+    write_teacher_lists(path, rows.frame(), _said(run, teacher, split) | {"top": top})
+
+
+def write_states(path: Path, run: Path, teacher: CellSpec, split: Split) -> None:
+    """Write the teacher's state after each train history as an embedding file.
+
+    Parameters
+    ----------
+    path, run, teacher, split : as in :func:`write_lists`
+    """
+    import torch
+
+    from recbole_kd.data.history import HistoryHasher
+    from recbole_kd.data.profile_table import ProfileRows, write_embedding_file
+    from recbole_kd.ranking import last_items
+
+    train, length = split.train, teacher.dataset.max_item_list_length
+    model = _trained(run, teacher, split)
+    everybody = EvalSet(train, np.zeros(len(train), np.int64))
+    states = []
+    with torch.no_grad():
+        for begin in range(0, len(train), _USERS):
+            part = slice(begin, min(begin + _USERS, len(train)))
+            states.append(model.serve_states(*last_items(everybody, part, length)).numpy())
+    hashed = HistoryHasher(split.dataset.item_tokens.tolist())
+    rows = ProfileRows.build(
+        user=split.dataset.user_tokens[train.users].astype(str).tolist(),
+        history_last=train.lengths,
+        history_hash=[hashed(train.row(r).tolist()) for r in range(len(train))],
+        vector=np.concatenate(states).astype(np.float32),
+    )
+    write_embedding_file(path, rows, _said(run, teacher, split))
+
+
+def _trained(run: Path, teacher: CellSpec, split: Split) -> Any:
+    """The teacher as its run left it, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    from recbole_kd.models.build import build_student
+
+    spec, length = teacher.student, teacher.dataset.max_item_list_length
+    model = build_student(spec.model, spec.hparams, n_items=split.dataset.n_items, max_len=length, seed=0)
+    model.load_state_dict(load_file(run / "model.safetensors"), strict=True)
+    return model.eval()
+
+
+def _said(run: Path, teacher: CellSpec, split: Split) -> dict[str, Any]:
+    from recbole_kd.benchmark.rundir import read_manifest
+
+    return {
         "source": "recommender",
-        "teacher": spec.model,
+        "teacher": teacher.student.model,
         "run": run.name,
-        "trained_on": manifest["split_digest"],
+        "trained_on": read_manifest(run)["split_digest"],
         "split_digest": split.digest,
-        "dataset": dataset.name,
-        "dataset_digest": dataset.digest,
-        "top": top,
+        "dataset": split.dataset.name,
+        "dataset_digest": split.dataset.digest,
     }
-    write_teacher_lists(path, rows.frame(), said)

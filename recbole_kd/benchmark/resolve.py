@@ -326,6 +326,7 @@ def _student(
         model = objectives.checked(model)
         distill = model["distill"]
         teacher_lists.check_kind(distill["objective"], variant.spec, distill.where("objective"), variant.mark)
+        teacher_lists.check_second(distill.get("also"), variant.spec, distill.where("also"))
     system = inputs.system_of(variant.spec, variant.data)
     if system is not None:
         model = model.without()

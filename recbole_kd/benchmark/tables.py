@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from recbole_kd.benchmark.console import duration
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from recbole_kd.benchmark.teacher_cost import TeacherCost
 
 
-def plan_table(plan: Plan) -> Table:
-    """One row per dataset, backbone and variant: seeds, how many exist, expected time of the rest."""
+def plan_table(plan: Plan, guessed: Mapping[str, float] | None = None) -> Table:
+    """One row per dataset, backbone and variant: seeds, how many exist, time of the rest (~: guessed)."""
     grouped: dict[tuple[str, str, str], list[int]] = {}
     for i, state in enumerate(plan.states):
         label = state.planned.label
@@ -24,9 +24,11 @@ def plan_table(plan: Plan) -> Table:
     for (dataset, backbone, variant), places in grouped.items():
         states = [plan.states[i] for i in places]
         missing = [s for s in states if s.status != "exists"]
-        estimate = states[0].estimate
+        estimate, sign = states[0].estimate, ""
+        if estimate is None and guessed:
+            estimate, sign = guessed.get(states[0].cell), "~"
         seeds = ", ".join(str(s.planned.label.seed) for s in states)
-        time = "" if not missing else ("?" if estimate is None else duration(estimate * len(missing)))
+        time = "" if not missing else ("?" if estimate is None else sign + duration(estimate * len(missing)))
         corrupt = sum(s.status == "corrupt" for s in states)
         note = f"{corrupt} corrupt" if corrupt else ""
         rows.append(

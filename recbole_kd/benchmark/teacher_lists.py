@@ -149,6 +149,21 @@ def check_kind(objective: str, variant: VariantSpec, chosen: Mark, asked_at: Mar
         )
 
 
+def check_second(also: MarkedDict | None, variant: VariantSpec, asked_at: Mark) -> None:
+    """Refuse a second objective where there is no recommender whose vectors it could learn.
+
+    Raises
+    ------
+    SpecError
+    """
+    if also is None:
+        return
+    if (variant.lists or {}).get("source") != "recommender":
+        raise SpecError(
+            f"{asked_at}: 'also' learns the vectors of a recommender; add 'lists: {{source: recommender}}'"
+        )
+
+
 def build(results: Path, cell: CellSpec, split: Split) -> tuple[Path, TeacherLists]:
     """Make (or find) the list file of a cell and check it against the split.
 
@@ -163,13 +178,26 @@ def build(results: Path, cell: CellSpec, split: Split) -> tuple[Path, TeacherLis
 
 def read(path: str | Path, cell: CellSpec, split: Split) -> TeacherLists:
     """Read a list file as a cell asks for it."""
+    from recbole_kd.data.profile_table import load_profiles
     from recbole_kd.data.teacher_lists import load_teacher_lists
 
     assert cell.lists is not None
     spec = cell.lists["spec"]
     found = load_teacher_lists(path, split, trust_unverified=bool(spec.get("trust_unverified")))
+    if _learns_states(cell):
+        found = replace(found, vectors=load_profiles(states_beside(path), split, trust_unverified=False))
     top = spec.get("top")
     return found if top is None else replace(found, items=found.items[:, :top], score=found.score[:, :top])
+
+
+def _learns_states(cell: CellSpec) -> bool:
+    distill = cell.student.distill
+    return distill is not None and distill.also is not None
+
+
+def states_beside(path: str | Path) -> Path:
+    """Where the states of the recommender lie whose lists are at ``path``."""
+    return Path(path).with_suffix(".states.parquet")
 
 
 def folder(results: Path) -> Path:
@@ -258,14 +286,15 @@ def _marked(values: dict[str, Any], mark: Mark) -> MarkedDict:
 def _build_recommender(results: Path, cell: CellSpec, split: Split) -> Path:
     """Train the teacher as a plain cell, unless its run exists, and rank the items for every train user."""
     from recbole_kd.benchmark import rundir
-    from recbole_kd.benchmark.recommender_lists import write_lists
+    from recbole_kd.benchmark.recommender_lists import write_lists, write_states
     from recbole_kd.strict import digest
 
     assert cell.lists is not None
     spec, address = cell.lists["spec"], cell.lists["address"]
     key = digest({name: spec[name] for name in ("top", "exclude_seen")} | {"teacher": address})
     path = folder(results) / f"{spec['backbone']}-{key}.parquet"
-    if path.is_file():
+    states = states_beside(path) if _learns_states(cell) else None
+    if path.is_file() and (states is None or states.is_file()):
         return path
     teacher = CellSpec.model_validate(cell.lists["cell"])
     run = rundir.run_path(results, address)
@@ -274,6 +303,8 @@ def _build_recommender(results: Path, cell: CellSpec, split: Split) -> Path:
     with wait_lock(results, f"lists-{key}"):
         if not path.is_file():
             write_lists(path, run, teacher, split, top=spec["top"], exclude_seen=spec["exclude_seen"])
+        if states is not None and not states.is_file():
+            write_states(states, run, teacher, split)
     return path
 
 

@@ -27,6 +27,8 @@ from recbole_kd.errors import LeakageError, ProfileError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from recbole_kd.data.profile_table import ProfileTable
+
 RANKED = ("user", "rank", "item")
 PROVENANCE = ("source_user", "history_last", "history_hash")
 _TYPES = {"user": "string", "rank": "int32", "item": "string", "score": "float32"}
@@ -50,6 +52,8 @@ class TeacherLists:
         Content address of the rows.
     verified : bool
         False for lists without provenance (``trust_unverified``).
+    vectors : ProfileTable or None
+        States of the recommender that made the lists, where they are learned too.
     """
 
     items: NDArray[np.int64]
@@ -58,6 +62,7 @@ class TeacherLists:
     coverage: float
     digest: str
     verified: bool = True
+    vectors: ProfileTable | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:

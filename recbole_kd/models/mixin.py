@@ -13,6 +13,7 @@ from recbole_kd.models.batch import Batch
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
+from recbole_kd.models.joint_head import JointHead
 from recbole_kd.models.layers import join, joined_width
 from recbole_kd.models.list_head import ListHead, item_scores, last_prediction
 from recbole_kd.models.pooling import Tokens, pool
@@ -35,7 +36,7 @@ class DistillationMixin:
     packed: ClassVar[bool]
 
     softmax_dtype: torch.dtype | None = None
-    distil_head: DistillationHead | ListHead | None
+    distil_head: DistillationHead | ListHead | JointHead | None
     distil_active: bool = True
     distil_alpha: float
     distil_spec: DistillSpec
@@ -145,6 +146,30 @@ class DistillationMixin:
         self.distil_spec, self.distil_alpha = spec, spec.alpha
         self.distil_head = ListHead(spec, items, score, weight, len(table), seed).to(table.device)
 
+    def attach_both(
+        self,
+        spec: DistillSpec,
+        lists: tuple[Tensor, Tensor, Tensor],
+        vectors: tuple[Tensor, Tensor],
+        seed: int,
+    ) -> None:
+        """Put a head on the model that learns lists and, by ``spec.also``, vectors of the same teacher.
+
+        Parameters
+        ----------
+        lists : items, score, weight as of :meth:`attach_lists`
+        vectors : vectors, weight as of :meth:`attach_teacher`
+        """
+        assert spec.also is not None
+        changes = {"objective": spec.also.objective, "objective_args": spec.also.objective_args}
+        self.attach_teacher(spec.model_copy(update=changes), *vectors, seed)
+        of_vectors = self.distil_head
+        self.attach_lists(spec, *lists, seed)
+        of_lists = self.distil_head
+        assert isinstance(of_vectors, DistillationHead)
+        assert isinstance(of_lists, ListHead)
+        self.distil_head = JointHead(of_lists, of_vectors, spec.also.weight)
+
     def n_blocks(self) -> int:
         """Number of blocks (GRU layers)."""
         model: Any = self
@@ -197,13 +222,20 @@ class DistillationMixin:
             raise ValueError("no teacher attached")
         if not bool(self.distil_head.known[batch.user].any()):
             return None
-        if isinstance(self.distil_head, ListHead):
+        head = self.distil_head
+        if isinstance(head, JointHead):
+            of_vectors = self._head_loss(head.vectors, layers, batch)
+            return self._head_loss(head.lists, layers, batch) + head.weight * of_vectors
+        return self._head_loss(head, layers, batch)
+
+    def _head_loss(self, head: DistillationHead | ListHead, layers: list[Tensor], batch: Batch) -> Tensor:
+        if isinstance(head, ListHead):
             state = self.final(layers[-1][last_prediction(batch)])
-            of_lists: Tensor = self.distil_head(item_scores(state, *self.item_table()), batch.user)
+            of_lists: Tensor = head(item_scores(state, *self.item_table()), batch.user)
             return of_lists
-        states = self.distil_head.states(self._distilled_layers(layers), batch)
+        states = head.states(self._distilled_layers(layers), batch)
         user = batch.user if states.piece is None else batch.user[states.piece]
-        loss: Tensor = self.distil_head(states.state, user, states.share)
+        loss: Tensor = head(states.state, user, states.share)
         return loss
 
     def distil_state(self, layers: list[Tensor], batch: Batch) -> Tensor:

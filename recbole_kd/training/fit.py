@@ -21,6 +21,7 @@ from recbole_kd.models.clusters import as_objective_asks
 from recbole_kd.models.cross_entropy import resolve_precision
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
+from recbole_kd.models.joint_head import JointHead
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.allocator import keep_freed_memory
@@ -189,7 +190,7 @@ def fit(
 
 def _anneal(model: Any, spec: StudentSpec, epoch: int) -> None:
     """Tell the head how much of distillation is over when ``epoch`` begins."""
-    if spec.distill is not None and isinstance(model.distil_head, DistillationHead):
+    if spec.distill is not None and isinstance(model.distil_head, DistillationHead | JointHead):
         epochs = spec.distill.distil_epochs or spec.train.epochs
         model.distil_head.anneal((epoch - 1) / max(1, epochs - 1))
 
@@ -219,7 +220,12 @@ def _attach(
         weight = load_confidence(distill.confidence, distill.confidence_column, split, profiles.mask)
     if isinstance(profiles, TeacherLists):
         lists = torch.from_numpy(profiles.items), torch.from_numpy(profiles.score)
-        model.attach_lists(distill, *lists, torch.from_numpy(weight), seed)
+        given = (*lists, torch.from_numpy(weight))
+        if distill.also is not None and profiles.vectors is not None:
+            states = torch.from_numpy(profiles.vectors.vectors), torch.from_numpy(profiles.vectors.mask)
+            model.attach_both(distill, given, states, seed)
+        else:
+            model.attach_lists(distill, *given, seed)
     else:
         vectors, weight = torch.from_numpy(profiles.vectors), torch.from_numpy(weight)
         model.attach_teacher(distill, *as_objective_asks(distill, vectors, weight), seed)

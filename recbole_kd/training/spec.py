@@ -36,6 +36,14 @@ class ExpertsSpec(Strict):
     cold: float = Field(gt=0, description="and in the last one")
 
 
+class AlsoSpec(Strict):
+    """A second objective, over the vectors of the recommender that made the lists of the first."""
+
+    objective: str = Field(description="of kind vectors")
+    objective_args: dict[str, Any]
+    weight: float = Field(gt=0, description="L_distil = L of the lists + weight * L of the vectors")
+
+
 class DistillSpec(Strict):
     """What is transferred and how (Severin et al., ECIR 2026).
 
@@ -72,6 +80,15 @@ class DistillSpec(Strict):
     coverage: Literal["profiled", "all"] = Field(description="users that the loss is divided by")
     confidence: str | None = Field(description="file of weights per user")
     confidence_column: str
+    also: AlsoSpec | None = Field(None, description="a second objective in the same distillation term")
+
+    @model_serializer(mode="wrap")
+    def _without_no_second(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # One objective is written, and addressed, as before there could be two.
+        data: dict[str, Any] = handler(self)
+        if data.get("also") is None:
+            data.pop("also", None)
+        return data
 
     @property
     def layers(self) -> list[int]:

@@ -1,5 +1,7 @@
 """Systems on a backbone: zeroed inputs are the plain model; parts against hand calculation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ PARAMS = {
     "text-gate": {"gate_bias": 0.5},
     "kar": {"shared_experts": 2, "dedicated_experts": 1, "hidden": 6, "init_scale": 1.0},
     "profile-token": {"scale": 1.0},
+    "rlmrec-items": {"weight": 0.5, "temperature": 0.2},
     "llm-esr": {"adapter_hidden": 12, "neighbours": 3, "alpha": 0.1, "init_scale": 1.0},
 }
 N_ITEMS, N_USERS = 30, 41
@@ -59,7 +62,7 @@ def trained(backbone, name, inputs, epochs=2):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", ["text-init", "text-gate", "kar", "profile-token"])
+@pytest.mark.parametrize("name", ["text-init", "text-gate", "kar", "profile-token", "rlmrec-items"])
 def test_with_zeroed_inputs_it_trains_as_the_plain_backbone(backbone, name):
     plain = trained(backbone, None, None)
     zeroed = trained(backbone, name, side(0.0, 0.0))
@@ -72,7 +75,9 @@ def test_with_zeroed_inputs_it_trains_as_the_plain_backbone(backbone, name):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", ["text-init", "text-adapter", "text-gate", "kar", "profile-token"])
+@pytest.mark.parametrize(
+    "name", ["text-init", "text-adapter", "text-gate", "kar", "profile-token", "rlmrec-items"]
+)
 def test_with_inputs_it_differs_and_learns(backbone, name):
     plain = trained(backbone, None, None, epochs=3)
     result = trained(backbone, name, side(), epochs=3)
@@ -80,7 +85,63 @@ def test_with_inputs_it_differs_and_learns(backbone, name):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
-@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
+def test_rlmrec_contrasts_items_with_their_texts():
+    model = built("SASRec", "rlmrec-items")
+    items = torch.tensor([3, 8, 5])
+    table, text = model.item_embedding.weight, model.system["text"].vectors
+    first, _, second = model.system["map"]
+    total = 0.0
+    for i in items.tolist():
+        scores = {}
+        for j in items.tolist():
+            hidden = first(text[j])
+            mapped = second(torch.where(hidden > 0, hidden, 0.01 * hidden))
+            scores[j] = float(torch.exp(torch.cosine_similarity(table[i], mapped, dim=0) / 0.2).detach())
+        total -= np.log(scores[i] / sum(scores.values()))
+    assert float(model.item_contrast(items).detach()) == pytest.approx(total / 3, rel=1e-4)
+    batch = next(
+        SequenceBatches(tiny_split().train, MAX_LEN, 3, shift=True, packed=True).epoch(
+            np.random.default_rng(0)
+        )
+    )
+    chosen = model._items(batch).tolist()
+    own = {*batch.item_seq.flatten().tolist(), *batch.target.flatten().tolist()} - {0}
+    assert own <= set(chosen)
+    assert len(chosen) == len(set(chosen))
+    assert 0 not in chosen
+
+
+@torch.no_grad()
+def test_llm_esr_hides_items_in_both_views_and_looks_both_ways():
+    model = built("BERT4Rec", "llm-esr").eval()
+    history = padded_batch(torch.tensor([[3, 7, 9, 4]]), torch.tensor([4]))
+    batch = model.prepare(history, np.random.default_rng(2))
+    hidden = batch.item_seq[0] == model.mask_token
+    assert hidden.any()
+    assert not hidden.all()
+    states = model.both_views(batch, None)
+    seen = torch.nonzero(~hidden)[-1].item()
+    other = torch.where(torch.arange(4) == seen, 11, batch.item_seq)
+    moved = model.both_views(replace(batch, item_seq=other), None)
+    assert not torch.isclose(states[0], moved[0]).all(-1).any()  # every position sees the changed item
+    # A hidden item enters as the two mask vectors, whichever item it is.
+    text, ids = model.system["mask"].weight[0], model.item_embedding.weight[model.mask_token]
+    seen_views = []
+    model.encode, plain = (lambda b, d: seen_views.append(model._view) or plain(b, d)), model.encode
+    model.both_views(batch, None)
+    semantic, collaborative = (
+        torch.where(hidden[:, None], mask, table[batch.item_seq[0].clamp_max(N_ITEMS - 1)])[None]
+        for mask, table in ((text, model._semantic()), (ids, model.item_embedding.weight))
+    )
+    everywhere = torch.ones(1, 4, 4, dtype=torch.bool)
+    read = model.system["to_semantic"](semantic, collaborative, everywhere)
+    torch.testing.assert_close(seen_views[0], semantic + read)
+    items, bias = model.item_table()
+    assert items.shape == (N_ITEMS, 2 * HPARAMS["BERT4Rec"]["hidden_size"])
+    assert bias is model.output_bias
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_llm_esr_learns(backbone):
     result = trained(backbone, "llm-esr", side(), epochs=3)
     assert result.history[-1]["loss"] < result.history[0]["loss"]

@@ -53,7 +53,7 @@ def test_a_system_is_for_its_backbones_and_changes_no_plain_address(write_experi
         write_experiment(
             "mixed",
             {
-                "variants": {"plain": {}, "esr": {"system": "llm-esr"}},
+                "variants": {"plain": {}, "uni": {"system": "unisrec"}},
                 "seeds": [1],
                 "backbones": ["BERT4Rec", "Pop"],
             },

@@ -138,6 +138,88 @@ def test_lists_of_another_recommender_are_its_own_best_items(place, write_experi
         assert lists.items[split.train.users[r]].tolist() == scores.argsort(descending=True)[:4].tolist()
 
 
+def test_lists_and_states_of_one_teacher_in_one_term(place, write_experiment):
+    """Both halves of DE-RRD: the states are the teacher's own, the loss is the sum of the two."""
+    import torch
+    from safetensors.torch import load_file
+
+    from recbole_kd.benchmark.teacher_lists import read, states_beside
+    from recbole_kd.models.build import build_student
+
+    also = {"objective": "experts", "weight": 0.5}
+    both = {"objective": "relaxed_ranking", "distil_epochs": 1, "pooling": "last", "also": also}
+    kd = {**KL, "lists": OTHER, "distill": both}
+    planned = _cells(write_experiment, kd=kd, alone={**kd, "distill": {**both, "also": None}})
+    assert planned["kd"].spec.student.distill.projector == "experts"
+    assert planned["alone"].spec.student.distill.canonical().get("also") is None
+    run = _run(place, planned["kd"])
+    assert np.isfinite(pq.read_table(run / "history.parquet").to_pandas()["loss_distil"][0])
+    assert not [key for key in load_file(run / "model.safetensors") if key.startswith("distil_head")]
+    split = artefacts.read_split(artefacts.split_file(place / "results", planned["kd"].spec))
+    folder = place / "results" / "cache" / "lists"
+    (file,) = [f for f in folder.glob("GRU4Rec-*.parquet") if "states" not in f.name]
+    assert states_beside(file).is_file()
+    lists = read(file, planned["kd"].spec, split)
+    teacher = planned["kd"].spec.lists["cell"]["student"]
+    model = build_student("GRU4Rec", teacher["hparams"], n_items=split.dataset.n_items, max_len=8, seed=0)
+    address = planned["kd"].spec.lists["address"]
+    model.load_state_dict(load_file(rundir.run_path(place / "results", address) / "model.safetensors"))
+    model.eval()
+    history = split.train.row(3)[-8:]
+    padded = torch.zeros(1, 8, dtype=torch.int64)
+    padded[0, : len(history)] = torch.from_numpy(history)
+    with torch.no_grad():
+        state = model.serve_states(padded, torch.tensor([len(history)]))[0]
+    found = lists.vectors.vectors[split.train.users[3], 0]
+    np.testing.assert_allclose(found, state.numpy(), rtol=1e-4, atol=1e-6)
+    _sum_of_two(planned["kd"].spec.student, lists, split)
+
+
+def _sum_of_two(spec, lists, split):
+    """Loss of the joint head = loss of a list head + .5 * loss of a vector head with the same draws."""
+    import torch
+
+    from recbole_kd.models.batch import SequenceBatches
+    from recbole_kd.models.build import build_student
+
+    batch = next(SequenceBatches(split.train, 8, 5, shift=True, packed=True).epoch(np.random.default_rng(0)))
+    given = torch.from_numpy(lists.items), torch.from_numpy(lists.score), torch.from_numpy(lists.mask)
+    states = torch.from_numpy(lists.vectors.vectors), torch.from_numpy(lists.vectors.mask)
+    losses = []
+    for which in ("both", "lists", "vectors"):
+        model = build_student(spec.model, spec.hparams, n_items=split.dataset.n_items, max_len=8, seed=1)
+        if which == "both":
+            model.attach_both(spec.distill, given, states, 7)
+        elif which == "lists":
+            model.attach_lists(spec.distill, *given, 7)
+        else:
+            second = {"objective": "experts", "objective_args": {}}
+            model.attach_teacher(spec.distill.model_copy(update=second), *states, 7)
+        losses.append(model.distil_loss(model.encode(batch, None), batch))
+    torch.testing.assert_close(losses[0], losses[1] + 0.5 * losses[2])
+    losses[0].backward()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lists": OTHER, "also": {"objective": "exprts", "weight": 1.0}}, "did you mean 'experts'"),
+        ({"lists": OTHER, "also": {"objective": "kl", "weight": 1.0}}, "takes an objective over vectors"),
+        ({"lists": OTHER, "also": {"objective": "mse"}}, "also.weight' is missing"),
+        ({"lists": {"source": "text"}, "also": {"objective": "mse", "weight": 1.0}}, "of a recommender"),
+    ],
+)
+def test_a_slip_in_the_second_objective(write_experiment, changes, expected):
+    also = changes.pop("also") if "also" in changes else None
+    kd = {**KL, **changes, "distill": {**KL["distill"], "also": also}}
+    if changes["lists"]["source"] == "text":
+        kd["teacher"] = "template"
+    with pytest.raises(SpecError) as error:
+        _cells(write_experiment, kd=kd)
+    assert expected in str(error.value)
+    assert ".yaml:" in str(error.value).split(" ")[0]
+
+
 def test_lists_from_a_file_of_a_language_model(place, write_experiment):
     lists = {"source": "file", "path": str(_csv(place)), "trust_unverified": True, "top": 2}
     for objective in ("ranking_distillation", "relaxed_ranking", "dllm2rec"):
