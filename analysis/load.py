@@ -167,7 +167,7 @@ def _problems(
                 f"{int(row.n_users)} of {panel.n_users}"
             )
         protocols = {
-            json.dumps(manifests[c].get("protocol"), sort_keys=True, default=str) for c in rows["cell"]
+            json.dumps(shared_protocol(manifests[c]), sort_keys=True, default=str) for c in rows["cell"]
         }
         if len(protocols) > 1:
             found.append(f"different protocols: the runs on {dataset} name {len(protocols)}")
@@ -179,6 +179,11 @@ def _problems(
         listed = ", ".join(str(s) for s in sorted(own))
         found.append(f"{flag}: {dataset} {backbone} {variant} seed {listed}")
     return tuple(found)
+
+
+def shared_protocol(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What methods must have in common to be compared; what one was pre-trained on is its own affair."""
+    return {k: v for k, v in (manifest.get("protocol") or {}).items() if k != "pretraining"}
 
 
 def _flags(manifest: Mapping[str, Any]) -> list[str]:

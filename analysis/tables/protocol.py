@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import wording
-from analysis.load import Results
+from analysis.load import Results, shared_protocol
 from analysis.table import Cell, Column, Table
 
 _HEADS = {
@@ -38,7 +38,7 @@ def protocol_frame(results: Results) -> pd.DataFrame:
     for cell in indexed.index:
         manifest = results.manifests[cell]
         key = json.dumps(
-            [manifest.get("protocol"), manifest.get("dataset_digest"), manifest.get("split_digest")],
+            [shared_protocol(manifest), manifest.get("dataset_digest"), manifest.get("split_digest")],
             sort_keys=True,
             default=str,
         )
@@ -77,6 +77,16 @@ def _entries(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _pretraining(results: Results) -> tuple[str, ...]:
+    """One line for everything that a method was pre-trained on."""
+    found: dict[str, list[str]] = {}
+    for row in results.done.drop_duplicates("cell").itertuples():
+        said = (results.manifests[row.cell].get("protocol") or {}).get("pretraining")
+        if said is not None:
+            found.setdefault(str(said), []).append(f"{row.backbone} {row.variant}")
+    return tuple(f"Pre-training of {wording.listing(dict.fromkeys(v))}: {k}." for k, v in found.items())
+
+
 def _filter(kept: Any) -> str:
     if not isinstance(kept, dict):
         return "unknown"
@@ -107,7 +117,7 @@ def protocol_table(results: Results) -> Table:
         columns=tuple(Column(head, "r" if name in right else "l") for name, head in _HEADS.items()),
         rows=rows,
         groups=tuple(range(len(rows))),
-        notes=(),
+        notes=_pretraining(results),
         frame=frame,
     )
 

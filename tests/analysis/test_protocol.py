@@ -82,3 +82,14 @@ def test_nothing_stated_is_a_dash_and_nothing_run_an_empty_table(tmp_path: Path)
     directory = write_experiment(tmp_path / "b", latent_ranks(10), seeds=(0,))
     table = protocol_table(load_results(directory))
     assert "\u2013" in [cell.text for cell in table.rows[0]]
+
+
+def test_pretraining_is_said_and_is_no_other_protocol(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(10), seeds=(0,), backbones=("SASRec", "GRU4Rec"))
+    edited(tmp_path, gru4rec={"pretraining": "train part of toy, 3 epochs"})
+    results = load_results(directory)
+    assert len(protocol_frame(results)) == 1
+    assert not [said for said in results.problems if "protocols" in said]
+    (note,) = protocol_table(results).notes
+    assert note.startswith("Pre-training of GRU4Rec plain")
+    assert note.endswith(": train part of toy, 3 epochs.")
