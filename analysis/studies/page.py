@@ -91,7 +91,7 @@ def _text(run: StudyRun, stem: str, figures: list[str], tables: Mapping[str, Tab
     lines += [f"Written by `{run.command}`; not by hand.", ""]
     if run.smoke:
         lines += ["**A small cut that shows that the study runs. Its numbers mean nothing.**", ""]
-    if done < planned:
+    if done < planned or run.pending:
         lines += [f"**Unfinished: {done} of {planned} runs.**", ""]
     lines += ["## Question", "", markdown_escape(run.question), "", "## Answer", ""]
     lines += [f"{number}. {markdown_escape(text)}" for number, text in enumerate(own.answer(run), 1)]

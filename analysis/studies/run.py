@@ -54,6 +54,8 @@ class StudyRun:
         Variant -> places within its experiment: (series, x).
     left_out : tuple of str
         Datasets that the study would like to have, but whose files are not at hand.
+    pending : tuple of str
+        Weighted variants whose weights were not made yet.
     """
 
     directory: Path
@@ -70,6 +72,7 @@ class StudyRun:
     parts: tuple[StudyPart, ...]
     points: Mapping[str, tuple[tuple[str, X], ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
 
     @cached_property
     def gains(self) -> list[Gain]:
@@ -98,6 +101,7 @@ class StudyRun:
                 head, _, rest = problem.partition(": ")
                 said.setdefault(head, {})[f"{where}{rest}"] = None
         found = [f"left out: {name}, whose files are not at hand" for name in self.left_out]
+        found += [f"not run: {name}, whose weights were not made" for name in self.pending]
         for head, cases in said.items():
             listed = list(cases)
             more = f"; and {len(listed) - _LISTED} more like these" if len(listed) > _LISTED else ""
@@ -164,6 +168,7 @@ def load_study_run(directory: str | Path, *, masked: bool = False) -> StudyRun:
             parts=parts,
             points=points,
             left_out=tuple(data.get("left_out") or ()),
+            pending=tuple(data.get("pending") or ()),
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"{home / FILE}: lacks or misuses {error}; run the study again") from None

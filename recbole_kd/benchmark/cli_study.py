@@ -58,7 +58,8 @@ def study(
     keep = None if only is None else parse_filter(only)
     failed = 0
     asked = names() if name == "all" else [name]
-    for loaded in [load_study(each, smoke=smoke, results=results) for each in asked]:
+    weigh = (lambda cell: False) if page_only else keep
+    for loaded in [load_study(each, smoke=smoke, results=results, weigh=weigh) for each in asked]:
         if not page_only:
             try:
                 failed += run.run_parts(loaded, results, where, reporter(quiet, as_json), keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from recbole_kd.benchmark import properties, rooms, rundir
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge, plain
 from recbole_kd.benchmark.resolve import Experiment, read_experiment, resolve
+from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.benchmark.study.spec import PartSpec, StudySpec, X
 from recbole_kd.benchmark.study.steps import check_steps
 from recbole_kd.benchmark.study.weights import weighted_variants, with_weights
@@ -47,6 +48,8 @@ class Study:
         ``variant``, ``series``, ``x``: the places that are within an experiment.
     left_out : tuple of str
         Optional datasets whose files are not at hand.
+    pending : tuple of str
+        Weighted variants whose weights have not been made.
     smoke : bool
     source : Path
     """
@@ -57,6 +60,7 @@ class Study:
     parts: list[Part]
     points: list[dict[str, Any]]
     left_out: tuple[str, ...]
+    pending: tuple[str, ...]
     smoke: bool
     source: Path
 
@@ -73,6 +77,7 @@ class Study:
             "known": [known.canonical() for known in self.spec.known or []],
             "settings": self.spec.settings or {},
             "left_out": list(self.left_out),
+            "pending": list(self.pending),
             "command": f"python run_benchmark.py study {self.name}" + (" --smoke" if self.smoke else ""),
             "parts": [{"x": part.x, "folder": f"../{part.experiment.name}"} for part in self.parts],
             "points": self.points,
@@ -90,7 +95,13 @@ def names() -> list[str]:
     return [n.removeprefix(PREFIX) for n in properties.names("experiment") if n.startswith(PREFIX)]
 
 
-def load_study(name: str, *, smoke: bool = False, results: Path | None = None) -> Study:
+def load_study(
+    name: str,
+    *,
+    smoke: bool = False,
+    results: Path | None = None,
+    weigh: Callable[[PlannedCell], bool] | None = None,
+) -> Study:
     """Read a study and resolve every cell of it.
 
     Parameters
@@ -101,6 +112,8 @@ def load_study(name: str, *, smoke: bool = False, results: Path | None = None) -
         Lay the section ``study.smoke`` over everything.
     results : Path, optional
         Where the weights of ``weighted`` series are (made); without it they are left out.
+    weigh : callable, optional
+        Cells whose weights are made where they are missing; all by default.
 
     Raises
     ------
@@ -118,16 +131,22 @@ def load_study(name: str, *, smoke: bool = False, results: Path | None = None) -
     check_steps(spec.after, data["study"].where("after"))
     folder = PREFIX + title + ("-smoke" if smoke else "")
     body, points = _with_series(data, spec)
-    parts, left_out = [], dict[str, None]()
+    parts: list[Part] = []
+    left_out, pending = dict[str, None](), dict[str, None]()
     for x, over, tail in _parts(spec, data.where("study")):
         whole = _at_hand(_kept(merge(body, over), spec), spec.optional, left_out)
-        if results is not None:
-            whole = with_weights(whole, weighted_variants(spec, points), results)
         whole.put("experiment", folder + tail, data.where("experiment"))
+        weighted = weighted_variants(spec, points)
+        if results is not None and weighted:
+            wanted = None
+            if weigh is not None:
+                wanted = {c.label.variant for c in resolve(whole, path).cells if weigh(c)}
+            whole, put_off = with_weights(whole, weighted, results, wanted)
+            pending |= dict.fromkeys(put_off)
         parts.append(Part(x, resolve(whole, path)))
     planned = {cell.label.variant for part in parts for cell in part.experiment.cells}
     points = [point for point in points if point["variant"] in planned]
-    return Study(title, folder, spec, parts, points, tuple(left_out), smoke, path)
+    return Study(title, folder, spec, parts, points, tuple(left_out), tuple(pending), smoke, path)
 
 
 def _study(data: MarkedDict, smoke: bool) -> tuple[StudySpec, MarkedDict]:

@@ -63,9 +63,10 @@ def run_parts(
 
 
 def missing(study: Study, results: Path) -> int:
-    """Planned runs that do not exist yet."""
+    """Planned runs that do not exist yet; a variant whose weights do not exist counts once."""
     planned = {cell.cell for part in study.parts for cell in part.experiment.cells}
-    return sum(not (rundir.run_path(results, cell) / rundir.MANIFEST).is_file() for cell in planned)
+    lacking = [c for c in planned if not (rundir.run_path(results, c) / rundir.MANIFEST).is_file()]
+    return len(lacking) + len(study.pending)
 
 
 def page_path(study: Study, results: Path, given: Path | None) -> Path:

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_kd.benchmark import rooms
 from recbole_kd.benchmark.marked_yaml import MarkedDict
 from recbole_kd.benchmark.study.spec import StudySpec
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from profiles.spec import TeacherSpec
+    from recbole_kd.data.types import Split
 
 FOLDER = ("cache", "grounding")
 COLUMN = "grounding"
@@ -27,33 +34,50 @@ def weighted_variants(spec: StudySpec, points: list[dict[str, Any]]) -> list[str
     return [p["variant"] for p in points if p["series"] in series and p["variant"].startswith(p["series"])]
 
 
-def with_weights(data: MarkedDict, variants: list[str], results: Path) -> MarkedDict:
+def with_weights(
+    data: MarkedDict, variants: list[str], results: Path, wanted: set[str] | None
+) -> tuple[MarkedDict, list[str]]:
     """The experiment with ``distill.confidence`` of every weighted variant, on every dataset.
+
+    Parameters
+    ----------
+    wanted : set of str or None
+        Variants whose weights are made where they are missing; None: all.
+
+    Returns
+    -------
+    MarkedDict
+    list of str
+        Variants that were left out, because their weights do not exist and are not wanted now: without
+        them the address of their runs is not known.
 
     Raises
     ------
     SpecError
         A weighted variant without a teacher.
     """
-    if not variants:
-        return data
     mark = data.where("variants")
-    overrides = list(data.get("overrides") or [])
-    for name in data["datasets"]:
-        dataset, _ = rooms.dataset(name, data.where("datasets"), data.get("dataset"))
-        for variant in variants:
-            own = data["variants"].get(variant)
-            if own is None:
-                continue
-            if own.get("teacher") is None:
-                raise SpecError(f"{mark}: variant '{variant}': 'weighted' needs a 'teacher'")
-            teacher = rooms.teacher_spec(own["teacher"], own.get("profile"), mark)
-            path = str(grounding_file(results, dataset, teacher).resolve())
-            over = {"where": {"dataset": name, "variant": variant}, "distill": {"confidence": path}}
+    overrides, pending = list(data.get("overrides") or []), []
+    found = [rooms.dataset(name, data.where("datasets"), data.get("dataset"))[0] for name in data["datasets"]]
+    for variant in variants:
+        own = data["variants"].get(variant)
+        if own is None:
+            continue
+        if own.get("teacher") is None:
+            raise SpecError(f"{mark}: variant '{variant}': 'weighted' needs a 'teacher'")
+        teacher = rooms.teacher_spec(own["teacher"], own.get("profile"), mark)
+        make = wanted is None or variant in wanted
+        files = [grounding_file(results, dataset, teacher, make) for dataset in found]
+        if any(path is None for path in files):
+            pending.append(variant)
+            continue
+        for name, path in zip(data["datasets"], files, strict=True):
+            over = {"where": {"dataset": name, "variant": variant}, "distill": {"confidence": str(path)}}
             overrides.append(_marked(over, mark))
     result = data.without()
     result.put("overrides", overrides, data.where("overrides"))
-    return result
+    result.put("variants", data["variants"].without(*pending), mark)
+    return result, pending
 
 
 def _marked(value: Any, mark: Any) -> Any:
@@ -65,24 +89,34 @@ def _marked(value: Any, mark: Any) -> Any:
     return result
 
 
-def grounding_file(results: Path, dataset: DatasetSpec, teacher: Any) -> Path:
-    """One score per user of a teacher, written where it is missing (content-addressed).
-
-    Returns
-    -------
-    Path
-        Parquet with ``user``, ``profile`` and ``grounding``.
-    """
-    from profiles.build import build_teacher, label_of, teacher_digest
+@lru_cache(maxsize=8)
+def _split(dataset: DatasetSpec) -> tuple[Split, dict[str, dict[str, str]]]:
     from recbole_kd.data.load import load_dataset, load_item_texts
     from recbole_kd.data.split import make_split
 
-    split = make_split(load_dataset(dataset), dataset.split)
-    texts = load_item_texts(dataset)
+    return make_split(load_dataset(dataset), dataset.split), load_item_texts(dataset)
+
+
+def grounding_file(results: Path, dataset: DatasetSpec, teacher: TeacherSpec, make: bool) -> Path | None:
+    """One score per user of a teacher (content-addressed).
+
+    Parameters
+    ----------
+    make : bool
+        Write it where it is missing.
+
+    Returns
+    -------
+    Path or None
+        Parquet with ``user``, ``profile`` and ``grounding``; None where it is missing and not to be made.
+    """
+    from profiles.build import build_teacher, label_of, teacher_digest
+
+    split, texts = _split(dataset)
     address = teacher_digest(teacher, split, texts, dataset.domain)
-    path = results.joinpath(*FOLDER, f"{label_of(teacher)}-{address}.parquet")
-    if path.is_file():
-        return path
+    path = results.joinpath(*FOLDER, f"{label_of(teacher)}-{address}.parquet").resolve()
+    if path.is_file() or not make:
+        return path if path.is_file() else None
     sys.stderr.write(f"weights of {dataset.name}: grounding of {path.stem}\n")
     cache = rooms.profiles_folder(results)
     vectors = build_teacher(teacher, split, texts, cache, domain=dataset.domain)
@@ -94,7 +128,14 @@ def grounding_file(results: Path, dataset: DatasetSpec, teacher: Any) -> Path:
     return path
 
 
-def _scores(teacher: Any, split: Any, texts: Any, domain: str, cache: Path, vectors: Path) -> Any:
+def _scores(
+    teacher: TeacherSpec,
+    split: Split,
+    texts: dict[str, dict[str, str]],
+    domain: str,
+    cache: Path,
+    vectors: Path,
+) -> pd.DataFrame:
     import pandas as pd
 
     from profiles.audit import Auditor
