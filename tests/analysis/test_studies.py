@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +212,14 @@ def test_mistakes_are_one_line(falling, tmp_path):
     (falling / "study.json").write_text("{}")
     with pytest.raises(StoreError, match="format"):
         load_study_run(falling)
+
+
+def test_studies_need_neither_torch_nor_recbole():
+    code = (
+        "import importlib, sys; from analysis.studies import STUDIES, dose;"
+        "[importlib.import_module(module) for module in STUDIES.values()];"
+        "import numpy; dose.isotonic_dose(numpy.arange(3.0), numpy.array([2.0, 1, 0]), 0.0, 0.5);"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('torch', 'recbole', 'profiles')];"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
