@@ -28,6 +28,9 @@ TRAINED: dict[str, str] = {
 }
 """name -> class with the methods that training and ranking call of a student."""
 
+GENERATIVE: dict[str, str] = {"P5": "recbole_kd.baselines.p5.system"}
+"""name -> module with ``check``, ``fit`` and ``rebuilt``: models that write the next item."""
+
 SYSTEMS: dict[str, str] = {
     "text-init": "recbole_kd.baselines.text_init:TextInit",
     "text-adapter": "recbole_kd.baselines.text_adapter:TextAdapter",
@@ -51,6 +54,7 @@ SERVING: dict[str, str] = {
     "profile-token": "vectors",
     "kar": "vectors",
     "Recformer": "language encoder",
+    "P5": "language model",
 }
 """What a system needs for every user it serves; the others need ``nothing``. Vectors are profiles, written by
 whatever wrote the teacher's texts; a language encoder reads the history itself; item vectors are folded into

@@ -54,7 +54,7 @@ def compute(split: Split, spec: StudentSpec, side: SideInputs) -> Scorer:
     return scorer
 
 
-def rank_computed(scorer: Scorer, part: EvalSet, *, batch_size: int) -> Ranks:
+def rank_computed(scorer: Scorer, part: EvalSet, *, batch_size: int, device: str = "cpu") -> Ranks:
     """Rank every target."""
     score: partial[Tensor] = partial(scorer.score, part)
-    return rank_rows(score, part, batch_size=batch_size)
+    return rank_rows(score, part, batch_size=batch_size, device=device)

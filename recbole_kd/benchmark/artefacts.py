@@ -6,6 +6,7 @@ process lets exactly one builder work while others wait for its result.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -142,11 +143,14 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
     """Build a student on a toy catalogue and attach a teacher of the right dimension."""
     import torch
 
-    from recbole_kd.baselines import COMPUTED
+    from recbole_kd.baselines import COMPUTED, GENERATIVE
     from recbole_kd.models.build import build_student
     from recbole_kd.models.side import toy_inputs
 
     spec = cell.spec.student
+    if spec.model in GENERATIVE:
+        importlib.import_module(GENERATIVE[spec.model]).check(spec)
+        return
     if spec.model.startswith(MARK) or spec.model in COMPUTED or cell.spec.ranker is not None:
         return
     files = inputs or {}

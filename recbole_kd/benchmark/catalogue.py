@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from recbole_kd.baselines import COMPUTED, SYSTEMS, TRAINED
+from recbole_kd.baselines import COMPUTED, GENERATIVE, SYSTEMS, TRAINED
 from recbole_kd.benchmark import properties
 from recbole_kd.benchmark.marked_yaml import load_marked
 from recbole_kd.benchmark.prefix import available
@@ -52,7 +52,7 @@ def _schedules() -> Entries:
 
 def _baselines() -> Entries:
     """Models of their own, systems that are laid on a backbone, and whatever RecBole brings along."""
-    own = [(name, _about(properties.find("model", name))) for name in (*COMPUTED, *TRAINED)]
+    own = [(name, _about(properties.find("model", name))) for name in (*COMPUTED, *TRAINED, *GENERATIVE)]
     laid = [(f"system: {name}", _about(properties.find("system", name))) for name in SYSTEMS]
     named = {name for name, _ in own}
     theirs = [(n, "RecBole's own class and Trainer, prefix mode") for n in available() if n not in named]

@@ -169,7 +169,8 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
         fitted = time.perf_counter()
     else:
         scratch = partial(rundir.scratch, results, task.cell)
-        result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched)
+        kept = results / "cache" / "tuned"
+        result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched, kept)
         fitted = time.perf_counter()
         parts = {"valid": split.valid, "test": split.test}
         ranks = {name: rank(part) for name, part in parts.items()}

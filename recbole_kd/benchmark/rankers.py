@@ -62,7 +62,7 @@ def ranker_of(variant: VariantSpec, raw: MarkedDict, domain: str) -> dict[str, A
     given = raw.get("params")
     if isinstance(given, MarkedDict):
         check_keys(given, file.params, f"{variant.ranker} params key")
-    params = {**file.params, **(variant.params or {})}
+    params = plain(merge(data["params"], given) if isinstance(given, MarkedDict) else data["params"])
     llm = _writer(data, raw, variant.ranker)
     kind = ranker_class(file.ranker)
     try:

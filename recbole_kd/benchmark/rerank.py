@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 STORE = "calls.sqlite"
 _PARTS = ("valid", "test")
+_FOUND = ("NDCG@10", "Recall@10", "MRR")
 _PERCENTILES = (50, 95)
 
 
@@ -133,7 +134,7 @@ def run_ranker(
     ranker = open_ranker(results, cell, split, sets, profiles, device, on_epoch)
     fitted = ranker.fit()
     asked = [name for name in _PARTS if name in cell.ranker["candidates"]["parts"]]
-    rankings = {name: ranker.rank(sets[name]) for name in asked}
+    rankings = {name: _ranked(ranker, sets[name]) for name in asked}
     ranks = {name: reranked(sets[name], rankings[name].scores) for name in asked}
     tables: dict[str, Callable[[], pa.Table]] = {
         "candidates.parquet": partial(_candidates_table, split, sets, rankings),
@@ -143,10 +144,15 @@ def run_ranker(
         **cell.ranker["spec"],
         "retriever": cell.ranker["retriever"],
         "candidates": cell.ranker["candidates"],
-        "parts": {name: _said(sets[name], rankings[name]) for name in asked},
+        "parts": {name: _said(sets[name], rankings[name], ranks[name]) for name in asked},
     }
     result = _result(fitted, rankings)
     return Reranked(result, ranks, {name: sets[name].eval_set for name in asked}, said, tables)
+
+
+def _ranked(ranker: LLMRanker, sets: CandidateSets) -> Ranking:
+    ranking = ranker.rank(sets)
+    return replace(ranking, counts={**ranking.counts, **ranker.measured(sets)})
 
 
 def open_ranker(
@@ -231,8 +237,12 @@ def _profile_texts(results: Path, file: Path, split: Split) -> dict[int, str]:
     return {user: "\n".join(texts) for user, texts in found.items()}
 
 
-def _said(sets: CandidateSets, ranking: Ranking) -> dict[str, Any]:
-    """What a manifest says about one part: who was asked, what the retriever missed, what it took."""
+def _said(sets: CandidateSets, ranking: Ranking, ranks: Ranks) -> dict[str, Any]:
+    """What a manifest says about one part: who was asked, what the retriever missed, what it took.
+
+    ``found`` are means over the users whose target the retriever found ("valid retrieval subset" of
+    LlamaRec), before and after; the run's own metrics are of all asked users.
+    """
     usage, n = ranking.usage, len(sets)
     missed = int((sets.target_places() < 0).sum())
     sums = {name: int(getattr(usage, name).sum()) for name in ("calls", "prompt_tokens", "completion_tokens")}
@@ -242,6 +252,7 @@ def _said(sets: CandidateSets, ranking: Ranking) -> dict[str, Any]:
         "users": n,
         "missed": missed,
         "candidates": int(sets.real.sum()),
+        "found": {"retriever": _of_found(sets, sets.ranks), "re-ranked": _of_found(sets, ranks)},
         "unparsed": int(usage.unparsed.sum()),
         **sums,
         "seconds": round(float(usage.seconds.sum()), 3),
@@ -249,6 +260,13 @@ def _said(sets: CandidateSets, ranking: Ranking) -> dict[str, Any]:
         "usd": usd,
         **ranking.counts,
     }
+
+
+def _of_found(sets: CandidateSets, ranks: Ranks) -> dict[str, float]:
+    from recbole_kd.metrics import per_user
+
+    found = ranks.rank[sets.target_places() >= 0]
+    return {name: round(float(per_user(found, name).mean()), 6) for name in _FOUND} if len(found) else {}
 
 
 def _result(fitted: Fitted, rankings: Mapping[str, Ranking]) -> FitResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_kd.baselines import COMPUTED
+from recbole_kd.baselines import COMPUTED, GENERATIVE
 from recbole_kd.benchmark import rundir
 from recbole_kd.benchmark.prefix import MARK, rebuild_prefix
 from recbole_kd.errors import StoreError
@@ -55,6 +56,8 @@ def open_scorer(results: Path, run: Path, split: Split, device: str = "cpu") -> 
     try:
         if spec.student.model in COMPUTED:
             return _computed(spec, split, side)
+        if spec.student.model in GENERATIVE:
+            return _generative(run, spec, split, device)
         if spec.student.model.startswith(MARK):
             return _prefix(run, spec, split, device)
         return _student(run, spec, split, side, device)
@@ -67,6 +70,15 @@ def _side(results: Path, spec: CellSpec, split: Split) -> SideInputs:
     from recbole_kd.benchmark.inputs import build_inputs, read_inputs
 
     return read_inputs(None if spec.inputs is None else build_inputs(results, spec, split), split)
+
+
+def _generative(run: Path, spec: CellSpec, split: Split, device: str) -> ScoreRows:
+    from safetensors.torch import load_file
+
+    module = importlib.import_module(GENERATIVE[spec.student.model])
+    state = load_file(run / "model.safetensors")
+    score: ScoreRows = module.rebuilt(split, spec.student, state, spec.seed, device).score
+    return score
 
 
 def _computed(spec: CellSpec, split: Split, side: SideInputs) -> ScoreRows:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_kd.baselines import COMPUTED, SERVING
+from recbole_kd.baselines import COMPUTED, GENERATIVE, SERVING
 from recbole_kd.benchmark.prefix import MARK, fit_prefix, rank_prefix
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def train(
     on_epoch: OnEpoch | None,
     scratch: Callable[[], AbstractContextManager[Path]],
     diagnostics: DiagnosticsSpec | None = None,
+    kept: Path = Path("cache"),
 ) -> tuple[FitResult, Ranker]:
     """Train the student of a cell.
 
@@ -44,6 +46,8 @@ def train(
     ----------
     scratch : callable
         Makes a folder for checkpoints, only where RecBole's Trainer needs one.
+    kept : Path
+        Folder of checkpoints that an interrupted cell goes on from.
 
     Returns
     -------
@@ -71,6 +75,16 @@ def train(
 
         computed, scorer = fit_computed(split, spec.student, side=side, on_epoch=on_epoch)
         return computed, lambda part: rank_computed(scorer, part, batch_size=batch)
+    if spec.student.model in GENERATIVE:
+        from recbole_kd.baselines.run import rank_computed
+        from recbole_kd.benchmark.rooms import progress
+
+        module = importlib.import_module(GENERATIVE[spec.student.model])
+        said = progress(f"training {spec.student.model}", "examples")
+        tuned, scorer = module.fit(
+            split, spec.student, seed=spec.seed, device=device, folder=kept, on_epoch=on_epoch, tell=said
+        )
+        return tuned, lambda part: rank_computed(scorer, part, batch_size=batch, device=device)
     from recbole_kd.ranking import rank_targets
     from recbole_kd.training.fit import fit
 

@@ -12,5 +12,7 @@ RANKERS: dict[str, str] = {
     "retriever": "recbole_kd.baselines.llm.unchanged:Unchanged",
     "llmrank": "recbole_kd.baselines.llm.llmrank:LLMRank",
     "likelihood": "recbole_kd.baselines.llm.likelihood:Likelihood",
+    "tallrec": "recbole_kd.baselines.llm.tuned.rankers:TallRecRanker",
+    "llamarec": "recbole_kd.baselines.llm.tuned.rankers:LlamaRecRanker",
 }
 """name -> class"""

@@ -89,13 +89,13 @@ class Ranking:
     scores : float64 [n, N]
         Higher is better; equal scores share their places. No NaN where there is a candidate.
     usage : Usage
-    counts : dict of str to int
-        What else must stand in the manifest (answers without any title, ...).
+    counts : dict
+        What else must stand in the manifest (answers without any title, AUC, ...).
     """
 
     scores: Floats
     usage: Usage
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,10 @@ class LLMRanker(ABC):
     @abstractmethod
     def rank(self, sets: CandidateSets) -> Ranking:
         """Score the candidates of every user."""
+
+    def measured(self, sets: CandidateSets) -> dict[str, Any]:
+        """Measures of the ranker's own paper, for the manifest; called after ``rank``, may read targets."""
+        return {}
 
 
 def places_to_scores(order: NDArray[np.int64], sets: CandidateSets, row: int) -> Floats:
