@@ -133,7 +133,7 @@ def plan(
     todo = len(made.todo())
     time = _known(left)
     if left is None and (rough := total(made, guessed, at_once)) is not None:
-        time = f"~{_known(rough)}, a first guess from data and model size (~ in the table; a factor of 3 off)"
+        time = f"{_known(rough)}, a first guess from data and model size (~ in the table; a factor of 3 off)"
     tail = "nothing to run" if not todo else f"{todo} to run, time: {time}"
     typer.echo(f"{len(made.states)} cells, {made.count('exists')} exist, {tail}")
 

@@ -67,8 +67,10 @@ def _guess(cell: CellSpec) -> float | None:
     if name in COMPUTED:
         cubic = size.items**3 if name == "EASE" else size.items * size.interactions
         return _START + cubic / _SPEED
-    before = _EPOCHS if cell.inputs and "pretrain" in cell.inputs else 0
-    return _START + (_EPOCHS + before) * epoch_work(cell, size) / _SPEED
+    said = (cell.inputs or {}).get("pretrain")
+    before = 0 if said is None else int(said["spec"]["epochs"])
+    epochs = min(_EPOCHS, cell.student.train.epochs)
+    return _START + (epochs + before) * epoch_work(cell, size) / _SPEED
 
 
 def epoch_work(cell: CellSpec, size: Size) -> float:
