@@ -132,23 +132,53 @@ def rank_rows(
 def _seen(eval_set: EvalSet, rows: slice, scores: Tensor) -> Tensor:
     offsets = eval_set.history.offsets
     lengths = np.diff(offsets)[rows]
-    items = eval_set.history.items[offsets[rows.start] : offsets[rows.stop]]
+    # A copy: what is mapped into memory may not be written, which torch warns of.
+    items = np.array(eval_set.history.items[offsets[rows.start] : offsets[rows.stop]])
     user = np.repeat(np.arange(len(lengths)), lengths)
     seen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     seen[torch.from_numpy(user).to(scores.device), torch.from_numpy(items).to(scores.device)] = True
     return seen
 
 
+_BYTES_PER_SCORE = 12
+"""A score, its comparisons with the target's and the mask of seen items."""
+
+
+def users_that_fit(n_items: int, memory_mb: int) -> int:
+    """Users whose scores over ``n_items`` stay within ``memory_mb``, at least one."""
+    return max(1, (memory_mb << 20) // (_BYTES_PER_SCORE * n_items))
+
+
 @torch.no_grad()
 def rank_targets(
-    model: Any, eval_set: EvalSet, *, max_len: int, batch_size: int, device: str = "cpu"
+    model: Any,
+    eval_set: EvalSet,
+    *,
+    max_len: int,
+    batch_size: int,
+    device: str = "cpu",
+    memory_mb: int | None = None,
 ) -> Ranks:
-    """Rank every target with a student; sets the model to evaluation mode and back."""
+    """Rank every target with a student; sets the model to evaluation mode and back.
+
+    Parameters
+    ----------
+    model : student
+    eval_set : EvalSet
+    max_len : int
+    batch_size : int
+        Users per tile, at most.
+    device : str
+    memory_mb : int, optional
+        For the scores of a tile; a large catalogue has smaller tiles.
+    """
     was_training = model.training
     model.eval()
     items, bias = model.item_table()
 
     users = torch.from_numpy(eval_set.history.users)
+    if memory_mb is not None:
+        batch_size = min(batch_size, users_that_fit(len(items), memory_mb))
 
     def score(rows: slice) -> Tensor:
         item_seq, item_seq_len = last_items(eval_set, rows, max_len)

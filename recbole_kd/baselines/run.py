@@ -15,7 +15,8 @@ from recbole_kd.data.types import EvalSet, Split
 from recbole_kd.metrics import per_user
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import Ranks, rank_rows
-from recbole_kd.training.fit import REPORTED, FitResult, OnEpoch
+from recbole_kd.training.fit import FitResult, OnEpoch
+from recbole_kd.training.run import REPORTED
 from recbole_kd.training.spec import StudentSpec
 
 

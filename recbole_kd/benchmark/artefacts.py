@@ -237,7 +237,7 @@ def read_split(path: Path) -> Split:
     """
     try:
         if path.is_dir():
-            data = {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in path.glob("*.npy")}
+            data = {f.stem: _load(f) for f in path.glob("*.npy")}
         else:
             with np.load(path, allow_pickle=False) as stored:
                 data = {name: stored[name] for name in stored.files}
@@ -326,6 +326,13 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
         raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def _load(file: Path) -> NDArray[Any]:
+    """An array of a mapped split: one that has a row per interaction stays in its file."""
+    large = file.stem.endswith("_items") or file.stem in ("times", "ratings", "file_rows")
+    array: NDArray[Any] = np.load(file, mmap_mode="r" if large else None, allow_pickle=False)
+    return array
 
 
 def _tokens(data: dict[str, NDArray[Any]], name: str) -> NDArray[np.object_]:

@@ -63,6 +63,10 @@ DeviceOpt = Annotated[
 ]
 SlurmOpt = Annotated[str | None, typer.Option("--slurm", help="A SLURM profile (properties/slurm).")]
 PerGpuOpt = Annotated[int, typer.Option("--cells-per-gpu", min=1, help="Small cells that share one GPU.")]
+StackOpt = Annotated[
+    bool,
+    typer.Option("--stack-seeds", help="Train plain cells that differ in seed or rate at once (for a GPU)."),
+]
 TrackerOpt = Annotated[
     list[str] | None, typer.Option("--tracker", help="tensorboard, mlflow or wandb; repeatable.")
 ]
@@ -83,6 +87,7 @@ def run(
     slurm: SlurmOpt = None,
     device: DeviceOpt = "auto",
     per_gpu: PerGpuOpt = 1,
+    stack_seeds: StackOpt = False,
     use_tuned: TunedOpt = False,
     tracker: TrackerOpt = None,
     quiet: QuietOpt = False,
@@ -92,7 +97,7 @@ def run(
     from recbole_kd.benchmark.placement import Where
 
     loaded = loaded_experiment(experiment, results, use_tuned)
-    where = Where(workers, scheduler, slurm, device, per_gpu)
+    where = Where(workers, scheduler, slurm, device, per_gpu, stack_seeds)
     sweep(loaded, chosen(loaded, only), results, where, tracked(reporter(quiet, as_json), tracker, results))
 
 

@@ -18,6 +18,7 @@ from recbole_kd.baselines import COMPUTED
 from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, read_split
 from recbole_kd.benchmark.cost import run_cost
+from recbole_kd.benchmark.devices import execution_of
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.pretraining import trained_on
 from recbole_kd.benchmark.spec import CellLabel, CellSpec
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from recbole_kd.data.teacher_lists import TeacherLists
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.ranking import Ranks
-    from recbole_kd.training.fit import OnEpoch
+    from recbole_kd.training.fit import FitResult, OnEpoch
     from recbole_kd.training.spec import DiagnosticsSpec
 
 DONE, EXISTS, BUSY, FAILED = "done", "exists", "busy", "failed"
@@ -116,8 +117,13 @@ class Outcome:
     trace: str | None = None
 
 
-def run_cell(task: CellTask, on_epoch: OnEpoch | None = None) -> Outcome:
-    """Run one cell unless it exists or another process is at it; never raises for a failing cell."""
+def run_cell(
+    task: CellTask, on_epoch: OnEpoch | None = None, fitted: FitResult | None = None
+) -> Outcome:
+    """Run one cell unless it exists or another process is at it; never raises for a failing cell.
+
+    With ``fitted`` its training is over (it was a part of a stack); what is left is to rank and to write.
+    """
     begin = time.perf_counter()
     results = Path(task.results)
     try:
@@ -128,7 +134,7 @@ def run_cell(task: CellTask, on_epoch: OnEpoch | None = None) -> Outcome:
             path = rundir.run_path(results, task.cell)
             if path.exists() and rundir.fault(path, task.cell) is None:
                 return Outcome(task.cell, EXISTS)
-            _run(task, results, on_epoch)
+            _run(task, results, on_epoch, fitted)
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         trace = machine.redact(traceback.format_exc())
@@ -145,7 +151,7 @@ def limit_threads() -> None:
     torch.set_num_threads(1)
 
 
-def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
+def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before: FitResult | None) -> None:
     begin = time.perf_counter()
     machine.reset_peak_memory()
     machine.reset_gpu_peak(task.device)
@@ -170,7 +176,9 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
     else:
         scratch = partial(rundir.scratch, results, task.cell)
         kept = results / "cache" / "tuned"
-        result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched, kept)
+        result, rank = train(
+            spec, split, profiles, side, task.device, on_epoch, scratch, watched, kept, fitted_before
+        )
         fitted = time.perf_counter()
         parts = {"valid": split.valid, "test": split.test}
         ranks = {name: rank(part) for name, part in parts.items()}
@@ -200,6 +208,7 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None) -> None:
         "peak_gpu_memory_mb": machine.gpu_peak_mb(task.device),
         "seeds": {"training": spec.seed, "data": spec.dataset.split.seed},
         "device": _device_name(task.device),
+        "execution": {**execution_of(task.device).canonical(), "stacked": fitted_before is not None},
         "machine": machine.machine(),
         "versions": machine.versions(),
         "code": machine.code(),
@@ -265,12 +274,15 @@ def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, di
 def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
     """Everything that must stand beside a number for it to be compared with another."""
     from recbole_kd.data.report import split_report
+    from recbole_kd.training.spec import loss_label
 
     report = split_report(split, spec.dataset)
     kept = {name: report[name] for name in _PROTOCOL if name in report}
     if spec.ranker is not None:
         kept["re-ranked"] = _reranked_protocol(spec.ranker["candidates"])
     loss = "closed form" if spec.student.model in COMPUTED else spec.student.hparams.get("loss_type", "CE")
+    if spec.student.train.loss is not None:
+        loss = loss_label(spec.student.train.loss)
     said = {"loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
     before = trained_on(spec)
     return {**kept, **said} | ({} if before is None else {"pretraining": before})

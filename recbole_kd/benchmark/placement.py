@@ -28,6 +28,8 @@ class Where:
         cpu, cuda, cuda:N or auto.
     per_gpu : int
         Cells that share one GPU.
+    stack : bool
+        Cells of one shape train at once in this process.
     """
 
     workers: int | None = None
@@ -35,6 +37,7 @@ class Where:
     slurm: str | None = None
     device: str = "auto"
     per_gpu: int = 1
+    stack: bool = False
 
 
 def resolve_device(device: str) -> tuple[str, list[str]]:
@@ -89,11 +92,17 @@ def make_engine(where: Where) -> tuple[Engine, str]:
         raise UserError("--slurm and --scheduler: give one of them")
     if where.workers == 0 and (where.slurm or where.scheduler):
         raise UserError("--workers 0 runs the cells in this process; leave out --scheduler and --slurm")
+    if where.stack and (where.slurm or where.scheduler or where.workers):
+        raise UserError("--stack-seeds runs in this process; leave out --workers, --scheduler and --slurm")
     if where.slurm is not None:
         return _slurm_engine(where.slurm, where.device, where.per_gpu)
     if where.scheduler is not None:
         return _cluster_engine(where.scheduler, where.device, where.per_gpu)
     device, gpus = resolve_device(where.device)
+    if where.stack:
+        from recbole_kd.benchmark.stacking import StackedEngine
+
+        return StackedEngine(), device
     if where.workers == 0:
         return SerialEngine(), device
     if not gpus:

@@ -39,6 +39,7 @@ def train(
     scratch: Callable[[], AbstractContextManager[Path]],
     diagnostics: DiagnosticsSpec | None = None,
     kept: Path = Path("cache"),
+    fitted: FitResult | None = None,
 ) -> tuple[FitResult, Ranker]:
     """Train the student of a cell.
 
@@ -48,6 +49,8 @@ def train(
         Makes a folder for checkpoints, only where RecBole's Trainer needs one.
     kept : Path
         Folder of checkpoints that an interrupted cell goes on from.
+    fitted : FitResult, optional
+        Of a backbone that was trained as a part of a stack.
 
     Returns
     -------
@@ -85,10 +88,12 @@ def train(
             split, spec.student, seed=spec.seed, device=device, folder=kept, on_epoch=on_epoch, tell=said
         )
         return tuned, lambda part: rank_computed(scorer, part, batch_size=batch, device=device)
+    from recbole_kd.benchmark.devices import execution_of
     from recbole_kd.ranking import rank_targets
     from recbole_kd.training.fit import fit
 
-    result = fit(
+    execution = execution_of(device)
+    result = fitted or fit(
         split,
         spec.student,
         profiles,
@@ -98,7 +103,13 @@ def train(
         on_epoch=on_epoch,
         side=side,
         diagnostics=diagnostics,
+        execution=execution,
     )
     return result, lambda part: rank_targets(
-        result.model, part, max_len=length, batch_size=batch, device=device
+        result.model,
+        part,
+        max_len=length,
+        batch_size=batch,
+        device=device,
+        memory_mb=execution.eval_memory_mb,
     )

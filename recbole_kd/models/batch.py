@@ -9,8 +9,9 @@ segments, attention kept inside each), so that hardly any padding is computed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,10 @@ class Batch:
         Items of the user's whole train history.
     single : bool
         True if no row holds two pieces (needed by recurrent backbones).
+    at : int64 [T] or None
+        Positions with a target, counted through the rows. A batch that has it is prepared.
+    host_user : int64 [P] or None
+        ``user`` in the memory of the host.
     """
 
     item_seq: Tensor
@@ -57,11 +62,17 @@ class Batch:
     start: Tensor
     history: Tensor
     single: bool
+    at: Tensor | None = None
+    host_user: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to ``device``."""
-        fields = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if k != "single"}
-        return Batch(**fields, single=self.single)
+        changed: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "host_user"
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_kd.models.batch import Batch
-from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.joint_head import JointHead
 from recbole_kd.models.layers import join, joined_width
 from recbole_kd.models.list_head import ListHead, item_scores, last_prediction
 from recbole_kd.models.pooling import Tokens, pool
+from recbole_kd.models.rec_loss import RecLoss
+from recbole_kd.models.tiled_cross_entropy import exact_cross_entropy
 from recbole_kd.training.spec import DistillSpec
 
 HEAD = "distil_head"
@@ -36,6 +37,8 @@ class DistillationMixin:
     packed: ClassVar[bool]
 
     softmax_dtype: torch.dtype | None = None
+    sampled_loss: RecLoss | None = None
+    _known_on_host: tuple[nn.Module, Tensor] | None = None
     distil_head: DistillationHead | ListHead | JointHead | None
     distil_active: bool = True
     distil_alpha: float
@@ -202,16 +205,39 @@ class DistillationMixin:
         L_distil : scalar or None
             None if ``distil`` is False or there is no head.
         """
-        batch = self.prepare(batch, rng)
-        carries = batch.target > 0
+        batch = self.prepare(batch, rng) if batch.at is None else batch
         distil = distil and self.distil_head is not None and self.distil_alpha > 0
-        layers = self.encode(batch, dropout) if distil else []
-        state = self.final(layers[-1][carries]) if distil else self.target_states(batch, carries, dropout)
-        (items, bias), target = self.item_table(), batch.target[carries]
-        loss_rec = catalogue_cross_entropy(state, items, target, bias, dtype=self.softmax_dtype)
-        if not distil:
-            return loss_rec, None
-        return loss_rec, self.distil_loss(layers, batch)
+        layers, state, target = self._chosen_states(batch, dropout, every_layer=distil)
+        items, bias = self.item_table()
+        # Autocast is over here: softmax and losses have a precision of their own.
+        with torch.autocast(state.device.type, enabled=False):
+            loss_rec = self.rec_loss(state.to(items.dtype), items, target, bias)
+            if not distil:
+                return loss_rec, None
+            return loss_rec, self.distil_loss([x.to(items.dtype) for x in layers], batch)
+
+    def _chosen_states(
+        self, batch: Batch, dropout: ByteDropout | None, *, every_layer: bool
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Layers (if asked for), vectors at the positions with a target, and these targets.
+
+        Where ``batch.at`` names the positions, nothing depends on values that lie on the device.
+        """
+        if batch.at is not None:
+            layers = self.encode(batch, dropout)
+            state = self.final(layers[-1].flatten(0, 1).index_select(0, batch.at))
+            return layers, state, batch.target.flatten().index_select(0, batch.at)
+        carries = batch.target > 0
+        if every_layer:
+            layers = self.encode(batch, dropout)
+            return layers, self.final(layers[-1][carries]), batch.target[carries]
+        return [], self.target_states(batch, carries, dropout), batch.target[carries]
+
+    def rec_loss(self, state: Tensor, items: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
+        """L_rec of states [T, E] whose next items are ``target`` [T]: exact, or the sampled loss chosen."""
+        if self.sampled_loss is not None:
+            return self.sampled_loss(state, items, target, bias)
+        return exact_cross_entropy(state, items, target, bias, dtype=self.softmax_dtype)
 
     def distil_loss(self, layers: list[Tensor], batch: Batch) -> Tensor | None:
         """Distillation loss of the pieces of a batch, from the outputs of block 1..n.
@@ -220,7 +246,7 @@ class DistillationMixin:
         """
         if self.distil_head is None:
             raise ValueError("no teacher attached")
-        if not bool(self.distil_head.known[batch.user].any()):
+        if not self._anybody_known(batch):
             return None
         head = self.distil_head
         if isinstance(head, JointHead):
@@ -237,6 +263,16 @@ class DistillationMixin:
         user = batch.user if states.piece is None else batch.user[states.piece]
         loss: Tensor = head(states.state, user, states.share)
         return loss
+
+    def _anybody_known(self, batch: Batch) -> bool:
+        """Whether a user of the batch has a profile; answered on the host where the batch allows it."""
+        head = self.distil_head
+        assert head is not None
+        if batch.host_user is None:
+            return bool(head.known[batch.user].any())
+        if self._known_on_host is None or self._known_on_host[0] is not head:
+            self._known_on_host = head, head.known.cpu() > 0
+        return bool(self._known_on_host[1][batch.host_user].any())
 
     def distil_state(self, layers: list[Tensor], batch: Batch) -> Tensor:
         """Pooled state of every whole piece, [P, H], as distilled but before any projection.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +15,27 @@ from torch import Tensor
 from recbole_kd.data.confidence import load_confidence
 from recbole_kd.data.teacher_lists import TeacherLists
 from recbole_kd.data.types import Split
-from recbole_kd.metrics import per_user
-from recbole_kd.models.batch import SequenceBatches
+from recbole_kd.errors import SpecError
 from recbole_kd.models.build import build_student
 from recbole_kd.models.clusters import as_objective_asks
 from recbole_kd.models.cross_entropy import resolve_precision
-from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.joint_head import JointHead
+from recbole_kd.models.mixin import DistillationMixin
+from recbole_kd.models.rec_loss import make_rec_loss
 from recbole_kd.models.side import SideInputs
-from recbole_kd.ranking import rank_targets
 from recbole_kd.training.allocator import keep_freed_memory
-from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.diagnostics import Watch
+from recbole_kd.training.distributed import Shards
 from recbole_kd.training.early_stopping import EarlyStopping
-from recbole_kd.training.gradients import Agreement, backward_apart, get_conflict
+from recbole_kd.training.execution import ExecutionSpec, plain_again
+from recbole_kd.training.run import Run
 from recbole_kd.training.schedules import Schedule, make_schedule
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 from recbole_kd.training.stages import begin_epoch, goes_on
 
 if TYPE_CHECKING:
     from recbole_kd.data.profile_table import ProfileTable
-
-REPORTED = ("NDCG@10", "Recall@10")
-"""Validation metrics written for every epoch, beside the one that selects."""
 
 OnEpoch = Callable[[dict[str, Any]], None]
 
@@ -92,6 +90,8 @@ def fit(
     on_epoch: OnEpoch | None = None,
     side: SideInputs | None = None,
     diagnostics: DiagnosticsSpec | None = None,
+    execution: ExecutionSpec | None = None,
+    shards: Shards | None = None,
 ) -> FitResult:
     """Train one student to early stopping on validation.
 
@@ -118,6 +118,10 @@ def fit(
         Text and profile vectors that the model itself reads (``recbole_kd/baselines``).
     diagnostics : DiagnosticsSpec, optional
         Watch what a distilled student learns of its teacher; changes no number.
+    execution : ExecutionSpec, optional
+        How the device is used; left out, step by step in float32.
+    shards : Shards, optional
+        This process's part of every step, in a distributed training.
 
     Raises
     ------
@@ -127,6 +131,39 @@ def fit(
         If the loss becomes NaN or infinite.
     """
     keep_freed_memory()
+    if shards is not None:
+        shards.check(spec)
+    with ExitStack() as stack:
+        if execution is not None:
+            stack.enter_context(execution.in_force())
+        return _fit(
+            split,
+            spec,
+            profiles,
+            seed,
+            device,
+            max_item_list_length,
+            on_epoch,
+            side,
+            diagnostics,
+            execution,
+            shards,
+        )
+
+
+def _fit(
+    split: Split,
+    spec: StudentSpec,
+    profiles: ProfileTable | TeacherLists | None,
+    seed: int,
+    device: str,
+    max_item_list_length: int,
+    on_epoch: OnEpoch | None,
+    side: SideInputs | None,
+    diagnostics: DiagnosticsSpec | None,
+    execution: ExecutionSpec | None,
+    shards: Shards | None,
+) -> FitResult:
     model = build_student(
         spec.model,
         spec.hparams,
@@ -138,9 +175,10 @@ def fit(
         side=side or SideInputs(split.dataset.n_users),
     )
     model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
+    _choose_loss(model, split, spec, seed, device)
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     schedule = _attach(model, split, spec, profiles, seed, device)
-    run = _Run(model, split, spec, seed, device, max_item_list_length)
+    run = Run(model, split, spec, seed, device, max_item_list_length, execution, shards)
     watch = Watch.of(model, split, profiles, diagnostics, max_item_list_length, device)
     stopping = EarlyStopping(spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0)
     history: list[dict[str, Any]] = []
@@ -172,6 +210,7 @@ def fit(
             break
         if schedule and epoch >= schedule.last_epoch():
             break
+    plain_again(model)
     model.load_state_dict(best)
     model.eval()
     return FitResult(
@@ -186,6 +225,25 @@ def fit(
         diagnostics=watch.finish(stopping.best_epoch) if watch else None,
         states=watch.tensors() if watch else None,
     )
+
+
+def _choose_loss(model: Any, split: Split, spec: StudentSpec, seed: int, device: str) -> None:
+    """Give the model the sampled loss that the spec names, with a stream of negatives of its own.
+
+    Raises
+    ------
+    SpecError
+        The model has a loss of its own.
+    """
+    if spec.train.loss is None:
+        return
+    if not isinstance(model, DistillationMixin):
+        raise SpecError(
+            f"train.loss: {spec.train.loss.name}, but {spec.model} has a loss of its own; leave it out."
+        )
+    negatives = np.random.SeedSequence(seed).spawn(4)[3].generate_state(1, np.uint64)[0]
+    counts = torch.from_numpy(split.train_item_counts())
+    model.sampled_loss = make_rec_loss(spec.train.loss, counts, int(negatives >> 1), device)
 
 
 def _anneal(model: Any, spec: StudentSpec, epoch: int) -> None:
@@ -232,119 +290,3 @@ def _attach(
     model.to(device)
     schedule = make_schedule(distill, spec.train.epochs)
     return None if distill.alpha == 0 or schedule.over(1) else schedule
-
-
-class _Agreements:
-    """How the two gradients lay to each other, summed on the device over the steps that distil."""
-
-    def __init__(self) -> None:
-        self._steps, self._cosine, self._conflict = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, agreement: Agreement) -> None:
-        self._steps += 1
-        self._cosine = self._cosine.to(agreement.cosine.device) + agreement.cosine
-        self._conflict = self._conflict.to(agreement.conflict.device) + agreement.conflict
-
-    def row(self) -> dict[str, float]:
-        """Mean cosine, and share of the steps in which it was negative; NaN if none distilled."""
-        n = self._steps or float("nan")
-        return {
-            "gradient_cosine": float(self._cosine) / n,
-            "conflict_share": float(self._conflict) / n,
-        }
-
-
-class _Run:
-    """Optimiser, averaged weights, random streams and data of one training."""
-
-    def __init__(
-        self, model: Any, split: Split, spec: StudentSpec, seed: int, device: str, max_len: int
-    ) -> None:
-        self._model, self._split, self._train = model, split, spec.train
-        self._device, self._max_len = device, max_len
-        batches, masks, dropout = np.random.SeedSequence(seed).spawn(3)
-        self._batch_rng = np.random.default_rng(batches)
-        self._mask_rng = np.random.default_rng(masks)
-        self._dropout = ByteDropout(int(dropout.generate_state(1, np.uint64)[0]))
-        self._batches = SequenceBatches(
-            split.train, max_len, spec.train.train_batch_size, shift=model.shift, packed=model.packed
-        )
-        distill = spec.distill
-        self._resolve = get_conflict(distill.gradient_conflict) if distill else None
-        self._reset = distill is not None and distill.reset_optimizer
-        head = model.distil_head
-        self._own = [] if head is None else [p for p in head.parameters() if p.requires_grad]
-        ids = {id(p) for p in ([] if head is None else head.parameters())}
-        self._shared = [p for p in model.parameters() if id(p) not in ids]
-        self._optimizer = self._new_optimizer()
-        self.average = WeightAverage(model, spec.train.weight_average)
-        self._step = 0
-
-    def _new_optimizer(self) -> torch.optim.Adam:
-        train = self._train
-        return torch.optim.Adam(
-            self._model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-        )
-
-    def train_epoch(self, epoch: int, schedule: Schedule | None) -> dict[str, float]:
-        if self._reset and schedule and schedule.over(epoch) and not schedule.over(epoch - 1):
-            self._optimizer = self._new_optimizer()
-        # A RecBole baseline trained before in this process may have left anomaly detection on.
-        with torch.autograd.set_detect_anomaly(False):
-            return self._train_epoch(epoch, schedule)
-
-    def _train_epoch(self, epoch: int, schedule: Schedule | None) -> dict[str, float]:
-        model, clip = self._model, self._train.clip_grad_norm
-        alpha = schedule.alpha(epoch) if schedule else 0.0
-        model.train()
-        sums, agreed = torch.zeros(3, dtype=torch.float64, device=self._device), _Agreements()
-        steps = distilled = 0
-        for batch in self._batches.epoch(self._batch_rng):
-            distil = schedule is not None and schedule.distils(epoch, self._step)
-            loss_rec, loss_distil = model.sequence_losses(
-                batch.to(self._device), self._dropout, self._mask_rng, distil=distil
-            )
-            loss = self._backward(loss_rec, loss_distil, alpha, agreed)
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-            self._optimizer.step()
-            self.average.update()
-            sums[0] += loss.detach()
-            sums[1] += loss_rec.detach()
-            if loss_distil is not None:
-                sums[2] += loss_distil.detach()
-                distilled += 1
-            steps += 1
-            self._step += 1
-        counts = [max(1, steps), max(1, steps), max(1, distilled)]
-        mean = (sums.cpu() / torch.tensor(counts)).tolist()
-        if not np.isfinite(mean).all():
-            raise FloatingPointError(
-                f"the training loss became {mean[0]} (L_rec {mean[1]}, L_distil {mean[2]})"
-            )
-        row = {"loss": mean[0], "loss_rec": mean[1], "loss_distil": mean[2] if distilled else float("nan")}
-        return row | (agreed.row() if self._resolve else {})
-
-    def _backward(
-        self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float, agreed: _Agreements
-    ) -> Tensor:
-        """Set the gradients of a step; return the loss."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self._model.total_loss(loss_rec, loss_distil, alpha)
-        if loss_distil is None or self._resolve is None:
-            loss.backward()
-            return loss
-        rec, distil = self._model.loss_terms(loss_rec, loss_distil, alpha)
-        agreed.add(backward_apart(rec, distil, self._shared, self._own, self._resolve))
-        return loss
-
-    def validate(self) -> dict[str, float]:
-        ranks = rank_targets(
-            self._model,
-            self._split.valid,
-            max_len=self._max_len,
-            batch_size=self._train.eval_batch_size,
-            device=self._device,
-        )
-        names = dict.fromkeys([*REPORTED, self._train.valid_metric])
-        return {f"valid_{name.lower()}": float(per_user(ranks.rank, name).mean()) for name in names}

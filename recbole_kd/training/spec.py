@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from recbole_kd.strict import Strict
+
+
+class SampledSoftmaxSpec(Strict):
+    """Softmax over uniform negatives (``recbole_kd/models/rec_loss.py``)."""
+
+    name: Literal["sampled-softmax"]
+    negatives: int = Field(ge=1, description="per step, shared by the batch")
+    log_q: bool = Field(description="weigh the negatives as an estimate of the whole catalogue")
+
+
+class InBatchSpec(Strict):
+    """Softmax over the targets of the batch."""
+
+    name: Literal["in-batch"]
+    log_q: bool = Field(description="correct for popularity")
+
+
+class GbceSpec(Strict):
+    """Generalised binary cross-entropy."""
+
+    name: Literal["gbce"]
+    negatives: int = Field(ge=1, description="per step, shared by the batch")
+    calibration: float = Field(ge=0, le=1, description="t of the paper: 0 = plain BCE, 1 = calibrated")
+
+
+LossSpec = Annotated[SampledSoftmaxSpec | InBatchSpec | GbceSpec, Field(discriminator="name")]
+
+
+def loss_label(spec: LossSpec) -> str:
+    """Words for the protocol of a sampled loss."""
+    said = spec.canonical()
+    name = said.pop("name")
+    return f"{name} ({', '.join(f'{key} {str(value).lower()}' for key, value in said.items())})"
 
 
 class TrainSpec(Strict):
@@ -26,6 +59,15 @@ class TrainSpec(Strict):
     softmax_precision: Literal["auto", "float32", "bfloat16"] = Field(
         description="products of the catalogue softmax; auto = bfloat16 where the processor has it"
     )
+    loss: LossSpec | None = Field(None, description="over a part of the catalogue; None = over all of it")
+
+    @model_serializer(mode="wrap")
+    def _without_exact_loss(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The exact softmax is written, and addressed, as before there was a choice.
+        data: dict[str, Any] = handler(self)
+        if data.get("loss") is None:
+            data.pop("loss", None)
+        return data
 
 
 class ExpertsSpec(Strict):

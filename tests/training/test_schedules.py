@@ -11,7 +11,8 @@ from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.errors import SpecError
 from recbole_kd.models.sasrec import SASRecKD
 from recbole_kd.ranking import rank_targets
-from recbole_kd.training.fit import _Run, fit
+from recbole_kd.training.fit import fit
+from recbole_kd.training.run import Run
 from recbole_kd.training.schedules import SCHEDULES, make_schedule
 from tests.students import BACKBONES, MAX_LEN, distill_spec, student_spec, tiny_split
 
@@ -193,7 +194,7 @@ def test_fine_tune_last_without_a_plateau_is_the_fixed_budget(split, profiles):
 @pytest.mark.parametrize("reset", [True, False])
 def test_the_optimiser_is_forgotten_once_when_distillation_is_over(split, profiles, reset, monkeypatch):
     built = []
-    original = _Run._new_optimizer
+    original = Run._new_optimizer
 
     def noted(run):
         built.append(getattr(run, "_epochs_seen", 0))
@@ -203,9 +204,9 @@ def test_the_optimiser_is_forgotten_once_when_distillation_is_over(split, profil
         run._epochs_seen = epoch
         return epoch_of(run, epoch, schedule)
 
-    epoch_of = _Run.train_epoch
-    monkeypatch.setattr(_Run, "_new_optimizer", noted)
-    monkeypatch.setattr(_Run, "train_epoch", train)
+    epoch_of = Run.train_epoch
+    monkeypatch.setattr(Run, "_new_optimizer", noted)
+    monkeypatch.setattr(Run, "train_epoch", train)
     choice = distill_spec(schedule="alternate-epochs", distil_epochs=3, reset_optimizer=reset)
     result, _ = _fit(split, student_spec("SASRec", choice, epochs=6), profiles)
     assert [r["phase"] for r in result.history] == ["distil", "fine-tune", "distil", *["fine-tune"] * 3]

@@ -1,0 +1,56 @@
+"""``run --stack-seeds``: cells trained at once leave the runs that they leave alone."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from recbole_kd.benchmark import rundir
+from recbole_kd.benchmark.artefacts import build
+from recbole_kd.benchmark.console import JsonReporter
+from recbole_kd.benchmark.engines import SerialEngine
+from recbole_kd.benchmark.placement import Where, make_engine
+from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.benchmark.stacking import StackedEngine, grouped
+from recbole_kd.benchmark.sweep import run_sweep
+from recbole_kd.errors import UserError
+
+
+def sweep(results, engine):
+    options = {"device": "cpu", "build": build, "figures": False}
+    return run_sweep(load_experiment("small"), results, engine, JsonReporter(), **options)
+
+
+def test_a_sweep_in_stacks_equals_one_cell_by_cell(place, tmp_path, monkeypatch):
+    stacks = []
+    from recbole_kd.training import stacked
+
+    real = stacked.fit_stacked
+    monkeypatch.setattr(
+        stacked, "fit_stacked", lambda s, specs, *a, **k: stacks.append(len(specs)) or real(s, specs, *a, **k)
+    )
+    done = sweep(tmp_path / "stacked", StackedEngine())
+    assert (done.ran, stacks) == (4, [2, 2]), "two variants of other widths, two seeds each"
+    alone = sweep(tmp_path / "alone", SerialEngine())
+    assert alone.ran == 4
+    for cell in load_experiment("small").cells:
+        one, other = (rundir.run_path(tmp_path / k, cell.cell) for k in ("stacked", "alone"))
+        said = [json.loads((p / "manifest.json").read_text()) for p in (one, other)]
+        assert said[0]["best_epoch"] == said[1]["best_epoch"]
+        ranks = [pq.read_table(p / "ranks.parquet").to_pandas() for p in (one, other)]
+        assert ranks[0][["user", "item", "split"]].equals(ranks[1][["user", "item", "split"]])
+        assert (ranks[0]["rank"] - ranks[1]["rank"]).abs().mean() < 0.5
+    again = sweep(tmp_path / "stacked", StackedEngine())
+    assert (again.ran, again.reused, len(stacks)) == (0, 4, 2)
+
+
+def test_other_engines_and_stacking_exclude_each_other():
+    assert isinstance(make_engine(Where(device="cpu", stack=True))[0], StackedEngine)
+    with pytest.raises(UserError, match="stack-seeds"):
+        make_engine(Where(workers=2, device="cpu", stack=True))
+
+
+def test_nothing_to_do_is_no_group():
+    assert list(grouped([])) == []

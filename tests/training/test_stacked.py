@@ -1,0 +1,127 @@
+"""Models trained at once equal the same models trained alone, stream by stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_kd.errors import SpecError
+from recbole_kd.models.cross_entropy import catalogue_cross_entropy
+from recbole_kd.models.stacked import _StackedCrossEntropy
+from recbole_kd.training.fit import fit
+from recbole_kd.training.spec import GbceSpec
+from recbole_kd.training.stacked import StackedAdam, fit_stacked
+from tests.students import BACKBONES, MAX_LEN, distill_spec, student_spec, tiny_split
+
+
+def alone(spec, seed):
+    return fit(tiny_split(), spec, None, seed=seed, device="cpu", max_item_list_length=MAX_LEN)
+
+
+def together(specs, seeds):
+    return fit_stacked(tiny_split(), specs, seeds, device="cpu", max_item_list_length=MAX_LEN)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_seed_equals_its_solo_run(name):
+    spec = student_spec(name, epochs=3, weight_average=0.9)
+    seeds = [1, 2, 7]
+    for got, seed in zip(together([spec] * 3, seeds), seeds, strict=True):
+        want = alone(spec, seed)
+        for mine, theirs in zip(got.history, want.history, strict=True):
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert got.best_epoch == want.best_epoch
+        assert got.n_parameters == want.n_parameters
+        for key, weight in want.state_dict.items():
+            torch.testing.assert_close(got.state_dict[key], weight, rtol=0, atol=2e-3, msg=key)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_first_steps_agree_to_rounding(name):
+    """Before rounding can grow: two epochs at a small rate, dropout on."""
+    spec = student_spec(name, epochs=2, learning_rate=1e-4)
+    for got, seed in zip(together([spec] * 2, [3, 4]), [3, 4], strict=True):
+        want = alone(spec, seed)
+        assert got.history[1]["loss"] == pytest.approx(want.history[1]["loss"], rel=1e-5)
+
+
+def test_cells_of_a_grid_stop_each_on_its_own():
+    specs = [
+        student_spec("SASRec", learning_rate=rate, stopping_step=patience, epochs=8)
+        for rate, patience in ((0.005, 8), (1e-9, 1), (1e-9, 3))
+    ]
+    results = together(specs, [1, 1, 1])
+    for got, spec in zip(results, specs, strict=True):
+        want = alone(spec, 1)
+        assert (got.epochs, got.best_epoch) == (want.epochs, want.best_epoch)
+        assert got.history[-1]["loss"] == pytest.approx(want.history[-1]["loss"], rel=1e-3)
+    assert [r.epochs for r in results] == [8, 2, 4]
+
+
+def test_clipping_is_by_the_norm_of_each_model():
+    specs = [student_spec("SASRec", epochs=2, clip_grad_norm=limit) for limit in (0.05, None)]
+    for got, spec in zip(together(specs, [1, 2]), specs, strict=True):
+        want = alone(spec, 1 if spec is specs[0] else 2)
+        assert got.history[-1]["loss"] == pytest.approx(want.history[-1]["loss"], rel=1e-4)
+
+
+def test_results_are_independent_of_the_stack():
+    got = together([student_spec("GRU4Rec", epochs=1)] * 2, [1, 2])
+    before = {k: v.clone() for k, v in got[1].state_dict.items()}
+    for weight in got[0].model.parameters():
+        weight.data.fill_(7.0)
+    assert all(torch.equal(got[1].state_dict[k], v) for k, v in before.items())
+
+
+def test_what_cannot_be_stacked_is_refused():
+    taught = student_spec("SASRec", distill_spec())
+    sampled = student_spec("SASRec", loss=GbceSpec(name="gbce", negatives=4, calibration=0.5))
+    for spec in (taught, sampled):
+        with pytest.raises(SpecError, match="trains alone"):
+            together([spec], [1])
+    with pytest.raises(SpecError, match="differ"):
+        together([student_spec("SASRec"), student_spec("SASRec", train_batch_size=4)], [1, 1])
+
+
+def test_the_stacked_softmax_equals_the_single_ones(monkeypatch):
+    monkeypatch.setattr("recbole_kd.models.stacked.LOGITS_BYTES", {"cpu": 1})  # blocks of 16 rows
+    torch.manual_seed(0)
+    h = torch.randn(3, 40, 5, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(3, 11, 5, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, 11, dtype=torch.float64, requires_grad=True)
+    target, sizes = torch.randint(0, 11, (3, 40)), (40, 17, 1)
+    weight = torch.zeros(3, 40, dtype=torch.float64)
+    for s, n in enumerate(sizes):
+        weight[s, :n] = 1 / n
+    got = _StackedCrossEntropy.apply(h, items, bias, target, weight, None)
+    want = torch.stack(
+        [catalogue_cross_entropy(h[s, :n], items[s], target[s, :n], bias[s]) for s, n in enumerate(sizes)]
+    )
+    torch.testing.assert_close(got, want)
+    scale = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    over = (h, items, bias)
+    for a, b in zip(
+        torch.autograd.grad((scale * got).sum(), over),
+        torch.autograd.grad((scale * want).sum(), over),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_adam_equals_torch_with_a_rate_and_decay_of_each():
+    torch.manual_seed(0)
+    start = torch.randn(3, 4, 2)
+    stacked = {"w": start.clone()}
+    rates, decays = [0.1, 0.01, 0.05], [0.0, 0.1, 0.0]
+    ours = StackedAdam(stacked, rates, decays)
+    singles = [start[s].clone().requires_grad_() for s in range(3)]
+    theirs = [
+        torch.optim.Adam([w], lr=r, weight_decay=d) for w, r, d in zip(singles, rates, decays, strict=True)
+    ]
+    for active in ([0, 1, 2], [1], [0, 2], [0, 1, 2]):
+        gradient = torch.randn(len(active), 4, 2)
+        for row, s in enumerate(active):
+            singles[s].grad = gradient[row].clone()
+            theirs[s].step()
+        ours.step({"w": gradient}, None if len(active) == 3 else torch.tensor(active))
+    torch.testing.assert_close(stacked["w"], torch.stack([w.detach() for w in singles]))
