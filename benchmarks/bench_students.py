@@ -29,7 +29,12 @@ from typing import Any
 
 from benchmarks.common import BACKBONES, Point, first_reach, read_curve
 
-SYSTEMS = {"recbole_kd": "benchmarks.student_run", "RecBole": "benchmarks.recbole_reference"}
+SYSTEMS = {
+    "recbole_kd": "benchmarks.student_run",
+    "RecBole": "benchmarks.recbole_reference",
+    "RecTools": "benchmarks.rectools_reference",
+    "RePlay": "benchmarks.replay_reference",
+}
 LEVELS = (0.03, 0.04, 0.05, 0.06)
 QUICK_LEVEL = 0.04
 
@@ -66,10 +71,24 @@ class Timing:
     reach: list[Reach]
 
 
-def run_one(system: str, model: str, folder: Path, options: list[str]) -> dict[str, Any]:
-    """Run one system in its own single-threaded process and return its summary."""
+def run_one(
+    system: str,
+    model: str,
+    folder: Path,
+    options: list[str],
+    *,
+    python: str = sys.executable,
+    timeout: float | None = None,
+) -> dict[str, Any]:
+    """Run one system in its own single-threaded process and return its summary.
+
+    Raises
+    ------
+    subprocess.SubprocessError
+        It failed, or took longer than ``timeout`` seconds.
+    """
     command = [
-        sys.executable,
+        python,
         "-W",
         "ignore",
         "-m",
@@ -82,7 +101,9 @@ def run_one(system: str, model: str, folder: Path, options: list[str]) -> dict[s
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     print(f"-- {system} {model}", flush=True)
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).resolve().parents[1])
+    root = Path(__file__).resolve().parents[1]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+    subprocess.run(command, check=True, env=environment, cwd=root, timeout=timeout)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return summary
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             trainer.resume_checkpoint(trainer.saved_model_file)
         except Enough as reason:
             ended = str(reason)
-    ranks = {
-        "valid": loader_ranks(model, data.valid, split.valid),
-        "test": loader_ranks(model, data.test, split.test),
-    }
+    begin = time.process_time()
+    ranks = {"valid": loader_ranks(model, data.valid, split.valid)}
+    eval_seconds = time.process_time() - begin
+    ranks["test"] = loader_ranks(model, data.test, split.test)
     write_ranks(args.out / "ranks.parquet", split, ranks)
     points = trainer.curve.points
     summary = {
@@ -164,6 +165,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "epochs": points[-1].epoch,
         "cpu_seconds": trainer.clock.cpu,
         "wall_seconds": trainer.clock.wall,
+        "eval_seconds": eval_seconds,
         "peak_memory_mb": points[-1].peak_memory_mb,
         **{part: quality(rank) for part, rank in ranks.items()},
     }

@@ -1,4 +1,4 @@
-"""Train RecTools' SASRec on the split that everybody else gets.
+"""Train RecTools' SASRec or BERT4Rec on the split that everybody else gets.
 
 RecTools brings its own dependencies, so it gets an environment of its own::
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset as RecToolsDataset
-from rectools.models import SASRecModel
+from rectools.models import BERT4RecModel, SASRecModel
+from rectools.models.nn.transformers.constants import MASKING_VALUE
 from torch import Tensor
 
 from benchmarks.common import (
@@ -44,6 +46,8 @@ from benchmarks.common import (
 )
 from recbole_kd.data.types import EvalSet, Split
 from recbole_kd.ranking import average_tie_rank
+
+MODELS = {"SASRec": SASRecModel, "BERT4Rec": BERT4RecModel}
 
 
 def interactions(split: Split) -> pd.DataFrame:
@@ -85,6 +89,7 @@ def rank_rows(
         if internal >= module.data_preparator.n_item_extra_tokens:
             theirs[int(ours)] = internal
     columns = torch.from_numpy(np.flatnonzero(theirs))
+    mask = module.data_preparator.extra_token_ids.get(MASKING_VALUE)
     network = module.torch_model
     was_training = network.training
     network.eval()
@@ -95,7 +100,8 @@ def rank_rows(
         x = np.zeros((len(chosen), max_len), np.int64)
         for line, row in enumerate(chosen):
             history = theirs[rows.history.row(row)]
-            history = history[history > 0][-max_len:]
+            history = history[history > 0]
+            history = (history if mask is None else np.append(history, mask))[-max_len:]
             x[line, max_len - len(history) :] = history
         states = network.encode_sessions({"x": torch.from_numpy(x)}, item_vectors)[:, -1, :]
         scores = torch.full((len(chosen), n_items), -torch.inf)
@@ -117,6 +123,7 @@ class Validation(Callback):
         self.best_epoch = 0
         self.best_state: dict[str, Tensor] = {}
         self.ended = "epoch limit"
+        self.eval_seconds = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Validation:
         """RecTools copies its trainer before use; the record must stay one."""
@@ -130,7 +137,9 @@ class Validation(Callback):
         """Stop the clock and measure."""
         self.clock.stop()
         epoch = trainer.current_epoch + 1
+        begin = time.process_time()
         rank = rank_rows(pl_module, self.split.valid, self.split.dataset.n_items, self.args.session_max_len)
+        self.eval_seconds = time.process_time() - begin
         found = quality(rank)
         point = self.curve.add(
             epoch=epoch,
@@ -177,7 +186,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "lr": args.lr,
         "loss": "softmax",
     }
-    model = SASRecModel(**hparams, get_trainer_func=trainer)
+    if args.model == "BERT4Rec":
+        hparams["mask_prob"] = args.mask_prob
+    model = MODELS[args.model](**hparams, get_trainer_func=trainer)
     model.fit(RecToolsDataset.construct(interactions(split)))
     module = model.lightning_model
     module.torch_model.load_state_dict(validation.best_state)
@@ -190,7 +201,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     points = validation.curve.points
     summary = {
         "system": "RecTools",
-        "model": "SASRec",
+        "model": args.model,
         "dataset": args.dataset,
         "seed": args.seed,
         "ended": validation.ended,
@@ -199,6 +210,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "best_epoch": validation.best_epoch,
         "cpu_seconds": validation.clock.cpu,
         "wall_seconds": validation.clock.wall,
+        "eval_seconds": validation.eval_seconds,
         "peak_memory_mb": points[-1].peak_memory_mb,
         **{part: quality(rank) for part, rank in ranks.items()},
     }
@@ -208,13 +220,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = run_arguments(__doc__.splitlines()[0] if __doc__ else None, models=("SASRec",))
+    parser = run_arguments(__doc__.splitlines()[0] if __doc__ else None, models=tuple(MODELS))
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better validation NDCG@10")
     parser.add_argument("--session-max-len", type=int, default=50)
     parser.add_argument("--n-blocks", type=int, default=2)
     parser.add_argument("--n-heads", type=int, default=2)
     parser.add_argument("--n-factors", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.2, help="RecTools' default")
+    parser.add_argument("--mask-prob", type=float, default=0.2, help="BERT4Rec")
     parser.add_argument("--lr", type=float, default=0.001)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cpu", help="Lightning's accelerator: cpu or gpu")

@@ -9,6 +9,7 @@ every validation pass, whereas RecBole's and RecTools' clocks hold during valida
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 import yaml
@@ -27,6 +28,9 @@ from benchmarks.common import (
 )
 from recbole_kd.benchmark.marked_yaml import merge, parse_marked, plain
 from recbole_kd.benchmark.rooms import model_defaults
+from recbole_kd.data.types import Split
+from recbole_kd.models.build import build_student
+from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import StudentSpec
@@ -102,8 +106,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "wall_seconds": clock.wall,
         "peak_memory_mb": curve.points[-1].peak_memory_mb,
     }
+    summary["eval_seconds"] = evaluation_seconds(spec, split, max_len, args.device)
     write_summary(args.out, summary)
     return summary
+
+
+def evaluation_seconds(spec: StudentSpec, split: Split, max_len: int, device: str) -> float:
+    """CPU-seconds of one validation pass; the weights do not matter, so these are fresh ones."""
+    model = build_student(
+        spec.model,
+        spec.hparams,
+        n_items=split.dataset.n_items,
+        max_len=max_len,
+        seed=0,
+        device=device,
+        side=SideInputs(split.dataset.n_users),
+    )
+    begin = time.process_time()
+    rank_targets(model, split.valid, max_len=max_len, batch_size=spec.train.eval_batch_size, device=device)
+    return time.process_time() - begin
 
 
 def main() -> None:

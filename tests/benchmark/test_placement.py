@@ -164,7 +164,7 @@ def test_two_threads_of_one_process_never_train_at_once(tmp_path, monkeypatch):
 
     at_work, most = [], []
 
-    def slow(task, results, on_epoch):
+    def slow(task, results, on_epoch, fitted):
         at_work.append(task.cell)
         most.append(len(at_work))
         time.sleep(0.05)

@@ -1,0 +1,198 @@
+"""The page and the figure of ``benchmarks.speed``, from its record alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+OURS = "recbole_kd"
+Record = dict[str, Any]
+Entry = dict[str, Any]
+
+
+def page(record: Record, picture: str) -> str:
+    """Markdown of a record."""
+    parts = [
+        "# Speed",
+        "Written by `python -m benchmarks.speed`; what is timed and how is in [docs/speed.md](../speed.md).",
+        _machine(record),
+        f"![CPU-seconds to a validation NDCG@10]({picture})",
+        "## Against other packages",
+        _rivals(record),
+        "## Distance from the floor",
+        _floors(record),
+    ]
+    if record["overheads"]:
+        parts += ["## Distillation, diagnostics, threads", _overheads(record)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(record: Record) -> str:
+    machine, versions = record["machine"], record["versions"]
+    lines = [
+        f"- {record['date']}, {machine['processor'] or machine['machine']}, {machine['cores']} cores, "
+        f"{record['device']}, one thread per process, one process at a time, seed {record['seed']}",
+        "- " + ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items()),
+        "- seconds are CPU-seconds on a CPU and wall seconds on a GPU",
+        "- the same split, network sizes and dropout; cross-entropy over all items everywhere; all items "
+        "ranked, seen items kept, average rank for ties; learning rate and batch are each system's own",
+        f"- ours runs to early stopping, the others to the highest level or {record['budget']:.0f} s of "
+        " training; ratios are theirs over ours; - means not reached",
+    ]
+    if record["quick"]:
+        lines.append("- **a quick cut**: lowest level only, ours ends there too; not for comparison")
+    for name in record["left_out"]:
+        lines.append(f"- {name} was left out: no interpreter was named that has it")
+    return "\n".join(lines)
+
+
+def _rivals(record: Record) -> str:
+    lines = [
+        "| data | backbone | system | s / epoch | ratio | s to NDCG@10 | ratio | best NDCG@10 | "
+        "evaluation, s | "
+        "peak memory, MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in record["entries"]:
+        ours = find(record, OURS, entry)
+        place = f"| {entry['dataset']} | {entry['model']} | {entry['system']} "
+        if "error" in entry:
+            lines.append(f"{place}| failed: {entry['error'].splitlines()[0][:80]} | | | | | | |")
+            continue
+        level = shown_level(record, entry)
+        mine, theirs = (None if e is None else seconds_to(e, level) for e in (ours, entry))
+        reach = "-" if theirs is None else f"{theirs:.1f}"
+        note = " (scaled up)" if entry["epoch_is_scaled"] else ""
+        evaluation = entry["eval_seconds"]
+        lines.append(
+            f"{place}| {entry['epoch_cpu']:.2f}{note} "
+            f"| {_ratio(entry['epoch_cpu'], ours['epoch_cpu'] if ours else None)} "
+            f"| {reach} (to {level:g}) | {_ratio(theirs, mine)} | {entry['best_ndcg']:.4f} "
+            f"| {'-' if evaluation is None else f'{evaluation:.2f}'} | {entry['peak_memory_mb']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def find(record: Record, system: str, like: Entry) -> Entry | None:
+    """Entry of ``system`` on the same backbone and data, if it was run to an end."""
+    for entry in record["entries"]:
+        same = (entry["model"], entry["dataset"]) == (like["model"], like["dataset"])
+        if same and entry["system"] == system and "error" not in entry:
+            found: Entry = entry
+            return found
+    return None
+
+
+def seconds_to(entry: Entry, level: float) -> float | None:
+    """CPU-seconds to the first measurement at or above ``level``."""
+    for reach in entry["reach"]:
+        if reach["level"] == level:
+            found: float | None = reach["first"]
+            return found
+    return None
+
+
+def shown_level(record: Record, like: Entry) -> float:
+    """Highest level that all systems on this backbone and data reached; else the highest that any reached.
+
+    Where nobody reached one it is the lowest.
+    """
+    peers = [
+        e
+        for e in record["entries"]
+        if "error" not in e and (e["model"], e["dataset"]) == (like["model"], like["dataset"])
+    ]
+    levels = [reach["level"] for reach in peers[0]["reach"]]
+    for enough in (all, any):
+        reached = [v for v in levels if enough(seconds_to(e, v) is not None for e in peers)]
+        if reached:
+            return float(max(reached))
+    return float(min(levels))
+
+
+def _ratio(theirs: float | None, ours: float | None) -> str:
+    return "" if theirs is None or not ours else f"{theirs / ours:.1f}x"
+
+
+def _floors(record: Record) -> str:
+    lines = [
+        "Operations and bytes that an epoch of ours (each interaction once) must do, over this machine's "
+        "measured peak. A rival's epoch does other work, RecBole's each prefix anew; the last column still "
+        "says how far its way of spending an epoch is from that floor.",
+        "",
+        "| data | backbone | GFLOP / epoch | GB / epoch | floor, s | bound by | times the floor |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    peaks = []
+    for dataset, found in record["floors"].items():
+        peak = found["peak"]
+        peaks.append(
+            f"{peak['device']}, {peak['threads']} thread: {peak['flops'] / 1e9:.0f} GFLOP/s in float32 "
+            f"products, {peak['bytes'] / 1e9:.1f} GB/s copied"
+        )
+        for model, work in found["floor"].items():
+            here = [
+                e
+                for e in record["entries"]
+                if "error" not in e and e["dataset"] == dataset and e["model"] == model
+            ]
+            times = ", ".join(f"{e['system']} {e['epoch_cpu'] / work['seconds']:.1f}x" for e in here)
+            bound = "products" if work["flops"] / peak["flops"] > work["bytes"] / peak["bytes"] else "memory"
+            lines.append(
+                f"| {dataset} | {model} | {work['flops'] / 1e9:.0f} | {work['bytes'] / 1e9:.1f} "
+                f"| {work['seconds']:.2f} | {bound} | {times} |"
+            )
+    return "\n".join([*lines, "", *(f"- {line}" for line in dict.fromkeys(peaks))])
+
+
+def _overheads(record: Record) -> str:
+    lines = [
+        "| backbone | plain epoch, CPU-s | distillation adds | diagnostics add | wall s by threads | best |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["overheads"]:
+        threads = row.get("seconds_by_threads") or {}
+        shown = ", ".join(f"{n}: {s:.2f}" for n, s in threads.items())
+        lines.append(
+            f"| {row['model']} | {row['epoch_cpu']['plain']:.2f} | {row['distillation']:+.1%} "
+            f"| {row['diagnostics']:+.1%} | {shown} | {row.get('best_threads', '')} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(record: Record, path: Path) -> None:
+    """Bars of CPU-seconds to the shown level, one group per backbone and data set; not reached is hatched."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    entries = [e for e in record["entries"] if "error" not in e]
+    groups = list(dict.fromkeys((e["dataset"], e["model"]) for e in entries))
+    systems = list(dict.fromkeys(e["system"] for e in entries))
+    figure, axis = plt.subplots(figsize=(1.6 + 1.5 * max(1, len(groups)), 3.6), layout="constrained")
+    width = 0.8 / max(1, len(systems))
+    colours = dict(zip(systems, ("#1b6ca8", "#c44e52", "#8c8c8c", "#dd9f3d"), strict=False))
+    for entry in entries:
+        level = shown_level(record, entry)
+        reached = seconds_to(entry, level)
+        height = entry["cpu_seconds"] if reached is None else reached
+        x = groups.index((entry["dataset"], entry["model"])) + width * systems.index(entry["system"])
+        axis.bar(
+            x,
+            max(height, 1e-2),
+            width,
+            color=colours[entry["system"]],
+            alpha=0.35 if reached is None else 1.0,
+            hatch="//" if reached is None else None,
+        )
+    names = [f"{m}\n{d}\n{shown_level(record, {'dataset': d, 'model': m}):g}" for d, m in groups]
+    axis.set_xticks([k + width * (len(systems) - 1) / 2 for k in range(len(groups))], names, fontsize=8)
+    axis.set_yscale("log")
+    axis.set_ylabel("CPU-seconds to validation NDCG@10")
+    for system in systems:
+        axis.bar(0, 0, color=colours[system], label=system)
+    axis.bar(0, 0, color="white", edgecolor="grey", hatch="//", label="not reached in its budget")
+    axis.legend(fontsize=8, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
