@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analysis.table import Table
 
 SLICES = ("history", "popularity", "new-users", "last-k", "grounding")
-TABLES = ("main", "tests", "power", *SLICES, "cost", "protocol", "ablation")
+TABLES = ("main", "tests", "power", *SLICES, "cost", "candidates", "protocol", "ablation")
 # What the main program makes before a report is written (the per-user examples); called with the folder.
 BEFORE_REPORT: list[Callable[[Path, Sequence[str]], object]] = []
 
@@ -136,6 +136,7 @@ def tables(
             "power": made.power_table,
         }
         simple |= {"cost": made.cost_table, "protocol": made.protocol_table}
+        simple |= {"candidates": made.candidates_table}
         if table not in simple:
             raise SpecError(f"--table '{table}': expected one of {', '.join(TABLES)}")
         chosen = simple[table](results)

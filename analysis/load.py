@@ -182,8 +182,13 @@ def _problems(
 
 
 def shared_protocol(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What methods must have in common to be compared; what one was pre-trained on is its own affair."""
-    return {k: v for k, v in (manifest.get("protocol") or {}).items() if k != "pretraining"}
+    """What methods must have in common to be compared.
+
+    What one was pre-trained on is its own affair, and the full-catalogue ranks of a re-ranker compare with
+    anybody's.
+    """
+    own = ("pretraining", "re-ranked")
+    return {k: v for k, v in (manifest.get("protocol") or {}).items() if k not in own}
 
 
 def _flags(manifest: Mapping[str, Any]) -> list[str]:

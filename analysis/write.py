@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.candidates import FILE as CANDIDATES
 from analysis.comparison import compare, comparison_frame
 from analysis.files import write_atomic
 from analysis.load import load_results
 from analysis.table import csv_text
-from analysis.tables import main_table, protocol_table
+from analysis.tables import candidates_table, main_table, protocol_table
 
 
 def write_outputs(experiment_dir: str | Path, *, masked: bool = False, figures: bool = True) -> list[Path]:
@@ -29,7 +30,8 @@ def write_outputs(experiment_dir: str | Path, *, masked: bool = False, figures: 
     Returns
     -------
     list of Path
-        ``table.md`` (the protocol below it), ``table.csv``, ``table.tex``, ``comparisons.csv`` (all
+        ``table.md`` (below it every method on the same candidates, where there are any, and the
+        protocol), ``table.csv``, ``table.tex``, ``comparisons.csv`` (all
         metrics, one family), ``gains.pdf``, ``gains.png``.
 
     Raises
@@ -41,8 +43,11 @@ def write_outputs(experiment_dir: str | Path, *, masked: bool = False, figures: 
     primary = compare(results)
     table = main_table(results, comparisons=primary)
     folder = results.directory
+    parts = [table, protocol_table(results)]
+    if (folder / CANDIDATES).is_file():
+        parts.insert(1, candidates_table(results))
     paths = [
-        write_atomic(folder / "table.md", f"{table.to_markdown()}\n{protocol_table(results).to_markdown()}"),
+        write_atomic(folder / "table.md", "\n".join(part.to_markdown() for part in parts)),
         write_atomic(folder / "table.csv", table.to_csv()),
         write_atomic(folder / "table.tex", table.to_latex()),
         write_atomic(

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.all_tests import dataset_scores, over_datasets
+from analysis.candidates import loop_frame
 from analysis.cold_start import extra_slices
 from analysis.figures.curves import parameter_curve, training_curves
 from analysis.figures.forest import forest_plot
@@ -37,6 +38,12 @@ def overview(results: Results) -> Iterator[tuple[str, str, Figure]]:
     """(name, title, figure) of quality against cost and, over several datasets, average ranks."""
     if len(results.done):
         yield "cost", "Quality against training time", cost_quality_plot(results)
+    timed = loop_frame(results)
+    if len(timed):
+        figure = cost_quality_plot(
+            frame=timed, cost="p50_ms", xlabel="milliseconds per user, median, one at a time"
+        )
+        yield "serving-cost", "Quality against serving time, same users", figure
     scores, _ = dataset_scores(results)
     if scores.shape[0] >= 2 and scores.shape[1] >= 3:
         comparison, gaps = over_datasets(results)

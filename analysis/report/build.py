@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis import wording
 from analysis.all_tests import evidence
+from analysis.candidates import FILE as CANDIDATES
 from analysis.cold_start import extra_slices
 from analysis.comparison import compare
 from analysis.figures import figure_bytes, forest_plot, gain_by_slice_plot
@@ -25,6 +26,7 @@ from analysis.report.extras import read_list, tuning_frame, tuning_table, user_v
 from analysis.slices import compare_slices
 from analysis.table import Table
 from analysis.tables import (
+    candidates_table,
     cost_table,
     evidence_table,
     main_table,
@@ -102,6 +104,8 @@ def _tables(results: Results) -> tuple[list[Table], list[Picture]]:
             figure = gain_by_slice_plot(results, found=found)
             pictures.append(Picture(_EXTRA[kind], "Gains per slice, as in the slice table", figure))
     tables.append(cost_table(results))
+    if (results.directory / CANDIDATES).is_file():
+        tables.insert(1, candidates_table(results))
     # The page lists all reservations above; a table repeats only those of its own.
     own = [replace(t, notes=tuple(n for n in t.notes if n not in results.problems)) for t in tables]
     return own, pictures

@@ -7,9 +7,19 @@ from typing import Any
 import pandas as pd
 
 from analysis import wording
+from analysis.candidates import read_loop
 from analysis.load import Results
 from analysis.summary import summarise
 from analysis.table import Cell, Column, Table
+
+TIMED = ("p50_ms", "p95_ms")
+_SERVED = {
+    "p50_ms": ("p50 ms", 2),
+    "p95_ms": ("p95 ms", 2),
+    "calls_per_user": ("Calls/user", 1),
+    "tokens_per_user": ("Tokens/user", 0),
+    "usd_per_1000": ("USD/1,000", 4),
+}
 
 
 def _priced(results: Results, cells: list[str]) -> dict[str, float]:
@@ -23,6 +33,13 @@ def _priced(results: Results, cells: list[str]) -> dict[str, float]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 totals.setdefault(f"cost_{key}", []).append(float(value))
     return {k: sum(v) / len(v) for k, v in sorted(totals.items())}
+
+
+_LOOP = (
+    " Calls, tokens and USD/1,000: of a language model that answers while serving, per user and per 1,000 "
+    "lists of recommendations (0 for weights on this machine, which cost its time). p50 and p95 ms: per "
+    "user, one at a time, measured by loop-latency with all methods in turn."
+)
 
 
 def cost_frame(results: Results) -> pd.DataFrame:
@@ -46,8 +63,28 @@ def cost_frame(results: Results) -> pd.DataFrame:
             row[name] = float(values.mean()) if len(values) else float("nan")
         needs = {str(results.manifests[c].get("serving_needs") or "nothing") for c in cells}
         row["serving_needs"] = ", ".join(sorted(needs))
-        rows.append(row | _priced(results, cells))
-    return pd.DataFrame(rows)
+        rows.append(row | _priced(results, cells) | _served(results, cells))
+    frame, timed = pd.DataFrame(rows), read_loop(results)
+    if len(timed) and len(frame):
+        keys = ["dataset", "backbone", "variant"]
+        frame = frame.merge(timed[[*keys, *TIMED]], on=keys, how="left")
+    return frame
+
+
+def _served(results: Results, cells: list[str]) -> dict[str, float]:
+    """Means over runs of what a language model in the loop takes: tokens per user, money per 1,000 users."""
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        said = ((results.manifests[cell].get("ranker") or {}).get("parts") or {}).get(results.split) or {}
+        users = said.get("users")
+        if not users:
+            continue
+        found.setdefault("calls_per_user", []).append(said["calls"] / users)
+        tokens = said["prompt_tokens"] + said["completion_tokens"]
+        found.setdefault("tokens_per_user", []).append(tokens / users)
+        if said.get("usd") is not None:
+            found.setdefault("usd_per_1000", []).append(1000 * said["usd"] / users)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def _digits(name: str) -> int:
@@ -62,6 +99,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
     heads = {"train_seconds": ("Seconds", 1), "epochs": ("Epochs", 1), "peak_memory_mb": ("Peak MB", 0)}
     heads |= {"n_parameters": ("Parameters", 0), "profile_coverage": ("Coverage", 2)}
     heads |= {c: (c.removeprefix("cost_").replace("_", " "), _digits(c)) for c in priced}
+    heads |= {name: head for name, head in _SERVED.items() if name in frame}
     rows: list[tuple[Cell, ...]] = []
     groups: list[int] = []
     group = None
@@ -82,6 +120,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
             f"Means over finished runs; trained on {wording.listing(devices) or 'no device yet'}. Seconds "
             "are training time as the run measured it, on a machine that other runs may have shared. What "
             "begins with llm is the sum over the teacher's texts, spent once for all runs that share them."
+            + (_LOOP if any(name in frame for name in _SERVED) else "")
         ),
         columns=(
             *(Column(c, "l") for c in ("Dataset", "Backbone", "Variant")),

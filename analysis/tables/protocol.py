@@ -24,6 +24,7 @@ _HEADS = {
     "split_version": "Split version",
     "max_length": "Items seen",
     "candidates": "Candidates",
+    "reranked": "Re-ranked",
     "seen_items": "Own history",
     "ties": "Ties",
     "loss": "Loss",
@@ -47,7 +48,8 @@ def protocol_frame(results: Results) -> pd.DataFrame:
     for (dataset, _), cells in groups.items():
         manifest = results.manifests[cells[0]]
         whole = sum(other == dataset for other, _ in groups) == 1
-        of = "all" if whole else wording.listing(dict.fromkeys(indexed.loc[c, "backbone"] for c in cells))
+        name = "variant" if (manifest.get("protocol") or {}).get("re-ranked") else "backbone"
+        of = "all" if whole else wording.listing(dict.fromkeys(indexed.loc[c, name] for c in cells))
         rows.append({"dataset": dataset, "of": of} | _entries(results, manifest))
     return pd.DataFrame(rows, columns=list(_HEADS))
 
@@ -70,6 +72,7 @@ def _entries(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "split_version": manifest.get("split_digest"),
         "max_length": stated.get("max_item_list_length"),
         "candidates": stated.get("candidates"),
+        "reranked": stated.get("re-ranked"),
         "seen_items": "removed" if results.masked else "kept",
         "ties": stated.get("ties"),
         "loss": stated.get("loss"),
@@ -136,7 +139,8 @@ def protocol_lines(results: Results) -> list[str]:
         size = ", ".join(f"{_cell(row[k]).text} {k}" for k in ("users", "items", "interactions"))
         rest = "; ".join(
             f"{_HEADS[k].lower()}: {_cell(row[k]).text}"
-            for k in ("filter", "split", "candidates", "seen_items", "loss", "selected_by")
+            for k in ("filter", "split", "candidates", "reranked", "seen_items", "loss", "selected_by")
+            if k != "reranked" or row[k]
         )
         lines.append(f"protocol of {who} (version {row['version']}): {size}; {rest}")
     return lines

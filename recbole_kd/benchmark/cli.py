@@ -110,10 +110,11 @@ def plan(
     use_tuned: TunedOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
-    """Print the cells, which exist, the estimated time and the LLM cost of the teachers; changes nothing."""
+    """Print the cells, which exist, the estimated time and the cost of language models; changes nothing."""
     from dataclasses import asdict
 
     from recbole_kd.benchmark.guess import guesses, total
+    from recbole_kd.benchmark.loop_cost import loop_costs
     from recbole_kd.benchmark.machine import usable_cores
     from recbole_kd.benchmark.plan import make_plan, rows
     from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
@@ -123,7 +124,7 @@ def plan(
     made = make_plan(loaded.cells if cells is None else cells, results)
     at_once = workers or usable_cores()
     left, guessed = made.seconds_left(at_once), guesses(made)
-    costs = teacher_costs(made, results)
+    costs = [*teacher_costs(made, results), *loop_costs(made, results)]
     if as_json:
         found = {"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}
         found["guess_seconds"] = total(made, guessed, at_once)
@@ -243,11 +244,20 @@ def _mount() -> None:
     from importlib.util import find_spec
 
     from analysis import cli as analysis_cli
-    from recbole_kd.benchmark import cli_cells, cli_extras, cli_inspect, cli_serve, cli_study, cli_train
+    from recbole_kd.benchmark import (
+        cli_cells,
+        cli_extras,
+        cli_inspect,
+        cli_loop,
+        cli_serve,
+        cli_study,
+        cli_train,
+    )
 
     if len(app.registered_commands) > _OWN_VERBS:
         return
-    for module in (cli_train, cli_inspect, cli_cells, cli_study, cli_serve, cli_extras, analysis_cli):
+    ours = (cli_train, cli_inspect, cli_cells, cli_study, cli_serve, cli_loop, cli_extras)
+    for module in (*ours, analysis_cli):
         module.register(app)
     if find_spec("profiles.cli") is not None:
         from profiles.cli import app as profiles_app

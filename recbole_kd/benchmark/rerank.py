@@ -64,6 +64,11 @@ class Reranked:
     writers: dict[str, Callable[[], pa.Table]]
 
 
+def store_file(results: Path) -> Path:
+    """Where the answered calls of all rankers of a results folder lie."""
+    return results / "cache" / "llm" / STORE
+
+
 def candidates_spec(cell: CellSpec) -> CandidatesSpec:
     """The candidate protocol of a re-ranking cell."""
     assert cell.ranker is not None
@@ -163,8 +168,15 @@ def open_ranker(
     profiles: str | None,
     device: str,
     on_epoch: OnEpoch | None = None,
+    store: Path | None = None,
 ) -> LLMRanker:
-    """The ranker of a cell with everything that it may know."""
+    """The ranker of a cell with everything that it may know.
+
+    Parameters
+    ----------
+    store : Path, optional
+        Another store of answered calls than that of the results folder.
+    """
     from profiles.spec import WriterSpec
 
     assert cell.ranker is not None
@@ -185,7 +197,7 @@ def open_ranker(
         seed=cell.seed,
         device=device,
         max_len=cell.dataset.max_item_list_length,
-        store=results / "cache" / "llm" / STORE,
+        store=store or store_file(results),
         sets=lambda part: sets[part],
         retrieve=retrieve,
         progress=rooms.progress(f"ranker {spec.name}", "users"),

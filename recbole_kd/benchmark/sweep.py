@@ -93,6 +93,10 @@ def run_sweep(
         _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
     if record.read(results, experiment.name) is not None:
         try:
+            if experiment.spec.candidates.retriever is not None:
+                from recbole_kd.benchmark.candidate_ranks import write_candidate_ranks
+
+                write_candidate_ranks(experiment, results, reporter.note)
             _write_outputs(sweep.folder, figures)
         except (StoreError, OSError) as error:
             sweep.unwritten = str(error)

@@ -89,7 +89,7 @@ def total_line(costs: Iterable[TeacherCost]) -> str:
     tokens = sum((c.prompt_tokens or 0) + (c.completion_tokens or 0) for c in listed)
     unpriced = sum(c.usd is None and c.calls is not None for c in listed)
     money = f"{sum(c.usd or 0.0 for c in listed):,.2f} USD"
-    line = f"LLM cost of the teachers: {calls:,} calls, {tokens:,} tokens, {money}"
+    line = f"LLM cost: {calls:,} calls, {tokens:,} tokens, {money}"
     line += f", and {unpriced} without a known price" if unpriced else ""
     return line + (f", and {unknown} that cannot be counted" if unknown else "")
 
@@ -133,7 +133,7 @@ def _cost(states: list[CellState], results: Path) -> TeacherCost:
 def _count(none: TeacherCost, cells: list[CellSpec], results: Path) -> TeacherCost:
     from recbole_kd.data.load import load_item_texts
 
-    split = _split(results, cells[0])
+    split = planned_split(results, cells[0])
     texts = load_item_texts(cells[0].dataset)
     folder = rooms.profiles_folder(results)
     if all(_is_built(folder, cell, split, texts) for cell in cells):
@@ -166,7 +166,7 @@ def _count(none: TeacherCost, cells: list[CellSpec], results: Path) -> TeacherCo
     )
 
 
-def _split(results: Path, cell: CellSpec) -> Split:
+def planned_split(results: Path, cell: CellSpec) -> Split:
     """The stored split, or a new one that is not stored (a plan changes nothing)."""
     from recbole_kd.data.load import load_dataset
     from recbole_kd.data.split import make_split

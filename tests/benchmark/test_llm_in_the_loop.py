@@ -255,3 +255,108 @@ def test_speed_changes_no_address_and_prompts_do(write_experiment):
     assert address() == address(llm={"batch_size": 3, "device": "cpu"})
     others = [{"params": {"prompt": "recency"}}, {"llm": {"decoding": {"temperature": 0.0}}}]
     assert len({address(), *(address(**other) for other in others)}) == 3
+
+
+def test_every_method_is_scored_on_the_same_candidates(loop):
+    """Composed ranks and ranks among the candidates, against lists sorted from the run's own scores."""
+    wide = {**SMALL, "hparams": {**SMALL["hparams"], "inner_size": 16}}
+    with answering(lambda prompt: "\n".join(shown(prompt)[::-1])) as server:
+        results = loop(server.url, variants={"wide": wide}, max_users=20)
+        run(results)
+    runs = found(results)
+    table = pd.read_parquet(results / "loop" / "candidates.parquet")
+    assert set(table.groupby("variant").size()) == {20}
+    held = pd.read_parquet(runs["llm"] / "candidates.parquet")
+    for name, path in runs.items():
+        mine = table[table["variant"] == name].set_index("user")
+        own = ranks(path)["rank"]
+        assert (mine["rank"] == own[mine.index]).all()
+        for user, row in mine.iterrows():
+            sets = held[held["user"].astype(str) == user].sort_values("place")
+            place = np.flatnonzero(sets["item"] == row["item"])
+            retriever = ranks(runs["plain"])["rank"][user]
+            if not len(place):
+                assert np.isnan(row["candidate_rank"])
+                assert row["composed"] == retriever > 5
+            elif name == "plain":
+                assert row["candidate_rank"] == row["composed"] == place[0] + 1 == retriever
+            elif name == "llm":
+                order = np.argsort(-sets["score"].to_numpy(), kind="stable")
+                assert row["candidate_rank"] == row["composed"] == np.flatnonzero(order == place[0])[0] + 1
+                assert own[user] == row["composed"]
+            else:  # another student's order of the candidates is that of its full ranking
+                assert row["candidate_rank"] <= min(own[user], 5)
+    text = (results / "loop" / "table.md").read_text()
+    assert "the same candidates for every method" in text
+    assert "20 users sampled with seed 2026" in text
+    assert "different protocols" not in text
+
+
+def test_candidates_added_by_hand_are_stated(loop):
+    with answering(lambda prompt: "nothing") as server:
+        results = loop(server.url, oracle_candidates=True, params={"bootstrap": 1})
+        run(results)
+    table = pd.read_parquet(results / "loop" / "candidates.parquet")
+    assert table["candidate_rank"].notna().all()
+    text = (results / "loop" / "table.md").read_text()
+    assert text.count("ADDED BY HAND") >= 2
+    pd.testing.assert_frame_equal(*(ranks(path) for path in found(results).values()))
+
+
+def test_a_plan_prices_the_loop_before_and_after_the_retriever_ran(loop, capsys):
+    def planned(results):
+        with pytest.raises(SystemExit):
+            main(["plan", "loop", "--results", str(results), "--json"])
+        return json.loads(capsys.readouterr().out)["llm"][0]
+
+    with answering(lambda prompt: "\n".join(shown(prompt)), dies_after=30) as server:
+        results = loop(server.url, max_users=20)
+        first = planned(results)
+        assert first["model"] == "gpt-4o-mini"
+        assert 55 <= first["calls"] <= 60
+        assert "not retrieved yet" in first["note"]
+        assert not (results / "runs").exists()
+        run(results, ok=False)
+        capsys.readouterr()
+        second = planned(results)
+        assert "30 answers stored" in second["note"]
+        server.dies_after = None
+        run(results)
+        capsys.readouterr()
+        words = sum(len(p.split()) for p in server.asked)
+    assert second["calls"] == len(server.asked) - 30
+    # Four characters a token against the words that the server counts.
+    assert (
+        words / len(server.asked) < second["prompt_tokens"] / second["calls"] < 4 * words / len(server.asked)
+    )
+    assert 0 < second["usd"] <= second["usd_at_most"]
+    assert planned(results)["note"] == "its cells exist"
+
+
+def test_latency_of_all_methods_is_measured_in_one_run(loop, capsys):
+    with answering(lambda prompt: "\n".join(shown(prompt)), pause=0.05) as server:
+        results = loop(server.url, max_users=12, params={"bootstrap": 2})
+        run(results)
+        before = server.asked.total()
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["loop-latency", "loop", "--users", "3", "--results", str(results), "--json"])
+        assert not end.value.code
+        rows = {row["variant"]: row for row in json.loads(capsys.readouterr().out)}
+        # Nothing comes from the store: one user to warm up and three that count, two shuffles each.
+        assert server.asked.total() - before == 8
+    assert rows["llm"]["users"] == rows["plain"]["users"] == 3
+    assert rows["llm"]["p50_ms"] >= 100 > rows["plain"]["p50_ms"]
+    from analysis.candidates import loop_frame
+    from analysis.figures.every import overview
+    from analysis.load import load_results
+    from analysis.tables import cost_frame
+
+    found_results = load_results(results / "loop")
+    frame = cost_frame(found_results).set_index("variant")
+    assert frame.loc["llm", "p50_ms"] == rows["llm"]["p50_ms"]
+    assert frame.loc["llm", "calls_per_user"] == 2
+    assert frame.loc["llm", "usd_per_1000"] > 0
+    assert np.isnan(frame.loc["plain", "usd_per_1000"])
+    assert set(loop_frame(found_results)["variant"]) == {"plain", "llm"}
+    assert "serving-cost" in [name for name, _, _ in overview(found_results)]

@@ -47,7 +47,7 @@ def test_an_api_teacher_is_counted_by_the_planner_of_the_profiles(
     plan("tiny", "openai", tmp_path / "other", (), None, 400, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert (said["calls"], said["prompt_tokens"], said["likely_usd"]) == (30, api.prompt_tokens, api.usd)
-    assert total_line(found.values()).startswith("LLM cost of the teachers: 30 calls, ")
+    assert total_line(found.values()).startswith("LLM cost: 30 calls, ")
 
 
 def test_answers_in_the_store_are_not_counted_again(place, write_experiment, tmp_path):

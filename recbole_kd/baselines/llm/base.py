@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from profiles.llm.base import Backend
     from profiles.progress import Progress
+    from profiles.prompts.kind import Message
     from profiles.spec import WriterSpec
 
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -211,6 +212,21 @@ class LLMRanker(ABC):
     def fit(self) -> Fitted:
         """Train, where there is anything to train."""
         return Fitted()
+
+    def restore(self, run: Path) -> None:
+        """Read what :meth:`fit` made from a finished run directory, so as to serve with it (loop-latency).
+
+        Raises
+        ------
+        NotImplementedError
+            The ranker is trained but does not say how.
+        """
+        if type(self).fit is not LLMRanker.fit:
+            raise NotImplementedError(f"{type(self).__name__} cannot be read back from its run")
+
+    def messages(self, sets: CandidateSets) -> list[list[Message]] | None:
+        """What would be asked about every user, to be priced by ``plan``; None where no answer is bought."""
+        return None
 
     @abstractmethod
     def rank(self, sets: CandidateSets) -> Ranking:

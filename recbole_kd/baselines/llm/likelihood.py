@@ -43,6 +43,7 @@ class Likelihood(LLMRanker):
         self.own = read_params(_Params, params)
         self.prompt = RankingPrompt(LIKELIHOOD, context.domain, "titles")
         self._scorer: TitleScorer | None = None
+        self._free: dict[str, float] = {}
 
     @classmethod
     def check(cls, params: Mapping[str, Any], llm: WriterSpec | None) -> None:
@@ -89,9 +90,11 @@ class Likelihood(LLMRanker):
 
     def _unconditional(self, store: Store, sets: CandidateSets) -> dict[str, float]:
         """Log-likelihood of every candidate's title without any history."""
-        titles = sorted({self.context.titles[item] for item in np.unique(sets.items[sets.real])})
+        wanted = {self.context.titles[item] for item in np.unique(sets.items[sets.real])}
+        titles = sorted(wanted - set(self._free))
         found = json.loads(self._call(store, self.text([], None), titles).text)[0] if titles else []
-        return dict(zip(titles, found, strict=True))
+        self._free |= dict(zip(titles, found, strict=True))
+        return self._free
 
     def _call(self, store: Store, prefix: str, titles: Sequence[str]) -> Call:
         """Log-likelihoods and token counts of titles after a prefix, from the store or from the model.

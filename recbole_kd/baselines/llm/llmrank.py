@@ -65,7 +65,7 @@ class LLMRank(LLMRanker):
     def rank(self, sets: CandidateSets) -> Ranking:
         """Ask for every user and shuffle; sum the places."""
         orders = [self.shown(sets, row) for row in range(len(sets))]
-        asked = [[self.message(sets, row, order) for order in orders[row]] for row in range(len(sets))]
+        asked = self.messages(sets)
         answers = ask(self.context, [m for messages in asked for m in messages], self.prompt.version)
         usage = usage_of(answers, [[m.digest for m in messages] for messages in asked])
         scores, counts = sets.retriever_scores(), {"answers_unusable": 0, "answers_cut_off": 0}
@@ -85,6 +85,12 @@ class LLMRank(LLMRanker):
             scores[row, : len(total)] = -(total * 4 * self.context.split.dataset.n_items + slots)
         counts["messages"] = len(answers)
         return Ranking(scores, usage, counts)
+
+    def messages(self, sets: CandidateSets) -> list[list[Message]]:
+        """One message per user and shuffle."""
+        return [
+            [self.message(sets, row, order) for order in self.shown(sets, row)] for row in range(len(sets))
+        ]
 
     def shown(self, sets: CandidateSets, row: int) -> list[IntArray]:
         """Orders in which a user's candidates are shown, as places in ``sets.items[row]``."""
