@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-PAGES = (*DOCUMENTS, "docs/baselines.md", "docs/distillation.md", "docs/studies.md")
+_PAGES = ("baselines", "distillation", "llm-in-the-loop", "studies")
+PAGES = (*DOCUMENTS, *(f"docs/{page}.md" for page in _PAGES))
 ROOTS = ("properties", "recbole_kd", "profiles", "analysis", "benchmarks", "tests", "docs")
 
 

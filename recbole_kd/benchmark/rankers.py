@@ -150,6 +150,22 @@ def _check_profile(said: Any, reads: bool, where: str) -> None:
         raise SpecError(f"{where}: inputs.teacher is not read; set params: {{profile: beside}} or instead")
 
 
+def repointed(cell: PlannedCell, retrievers: Mapping[str, PlannedCell]) -> PlannedCell:
+    """The cell of a ranker over another run of its retriever.
+
+    Parameters
+    ----------
+    retrievers : mapping
+        Address of the present retriever -> the one in its place.
+    """
+    assert cell.spec.ranker is not None
+    chosen = retrievers[str(cell.spec.ranker["retriever"])]
+    student = chosen.spec.student.model_copy(update={"distill": None})
+    ranker = {**cell.spec.ranker, "retriever": chosen.cell}
+    spec = cell.spec.model_copy(update={"student": student, "ranker": ranker})
+    return PlannedCell(label=cell.label, spec=spec, cell=spec.address())
+
+
 def needs(cell: CellSpec) -> str | None:
     """Address of the run that must exist before a cell can run."""
     return None if cell.ranker is None else str(cell.ranker["retriever"])

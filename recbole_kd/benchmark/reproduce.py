@@ -12,6 +12,7 @@ from recbole_kd.benchmark import machine, rooms, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, build_in_child
 from recbole_kd.benchmark.executor import FAILED, CellTask, run_cell
 from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.rankers import needs
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, PlannedCell
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.errors import StoreError, UserError
@@ -106,12 +107,22 @@ def _again(
     tolerance: float,
 ) -> Verdict:
     metrics = tuple(manifest["metrics"]["test"])
+    retriever = needs(planned.spec)
+    if retriever is not None:
+        _lend(run.resolve().parent.parent, folder, retriever)
     task = CellTask.build(folder, planned.cell, planned.label, planned.spec, files, device, metrics)
     outcome = run_cell(task)
     if outcome.status == FAILED:
         raise UserError(f"{run}: the cell failed this time: {outcome.error}")
     again = rundir.run_path(folder, planned.cell)
     return _compare(run, again, manifest, rundir.read_manifest(again), tolerance)
+
+
+def _lend(results: Path, folder: Path, retriever: str) -> None:
+    """Show a re-ranking cell its retriever's run and the cache: bought answers are not paid again."""
+    rundir.runs_folder(folder).mkdir()
+    rundir.run_path(folder, retriever).symlink_to(rundir.run_path(results, retriever))
+    (folder / "cache").symlink_to(results / "cache")
 
 
 def _compare(

@@ -20,6 +20,7 @@ from recbole_kd.benchmark.artefacts import Artefacts
 from recbole_kd.benchmark.executor import FAILED, CellTask
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.prefix import MARK
+from recbole_kd.benchmark.rankers import repointed
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import CellLabel, PlannedCell
 from recbole_kd.benchmark.validate import did_you_mean, validated
@@ -224,7 +225,7 @@ def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[
     home.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(home / "tuning.journal")))
     found = []
-    for cell in {_method(c.label): c for c in experiment.cells}.values():
+    for cell in {_method(c.label): c for c in experiment.cells if c.spec.ranker is None}.values():
         method = _method(cell.label)
         student = cell.spec.student
         space = tuning.space(method[1], student.distill is not None, student.model.startswith(MARK))
@@ -323,10 +324,11 @@ def tuned(experiment: Experiment, results: Path, keep: bool = True) -> Experimen
     StoreError
         See :func:`best_points`.
     """
-    points = best_points(
-        results, experiment.name, list(dict.fromkeys(_method(c.label) for c in experiment.cells))
-    )
-    cells = [with_point(c, points[_method(c.label)], c.label.seed) for c in experiment.cells]
+    trained = [c for c in experiment.cells if c.spec.ranker is None]
+    points = best_points(results, experiment.name, list(dict.fromkeys(_method(c.label) for c in trained)))
+    best = {c.cell: with_point(c, points[_method(c.label)], c.label.seed) for c in trained}
+    # A re-ranker has no training of its own to tune: it takes the tuned retriever.
+    cells = [best[c.cell] if c.cell in best else repointed(c, best) for c in experiment.cells]
     spec = experiment.spec.model_copy(update={"experiment": f"{experiment.name}-tuned"})
     if keep:
         history = (record.folder(results, experiment.name) / FILE).read_text(encoding="utf-8")

@@ -360,3 +360,19 @@ def test_latency_of_all_methods_is_measured_in_one_run(loop, capsys):
     assert np.isnan(frame.loc["plain", "usd_per_1000"])
     assert set(loop_frame(found_results)["variant"]) == {"plain", "llm"}
     assert "serving-cost" in [name for name, _, _ in overview(found_results)]
+
+
+def test_a_ranker_is_reproduced_from_its_stored_answers(loop, capsys):
+    with answering(lambda prompt: "\n".join(shown(prompt)[::-1])) as server:
+        results = loop(server.url)
+        run(results)
+        before = server.asked.total()
+        path = found(results)["llm"]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", str(path), "--json"])
+        assert not end.value.code
+        assert json.loads(capsys.readouterr().out)["status"] == "identical"
+        assert server.asked.total() == before
+    assert found(results)["plain"].is_dir()
+    assert (results / "cache" / "llm").is_dir()

@@ -127,3 +127,23 @@ def test_only_sampled_users_are_ranked_and_the_retriever_comes_along(place, writ
     stamp = (found["SASRec", "re", 1] / "manifest.json").stat().st_mtime_ns
     run("few", results)
     assert (found["SASRec", "re", 1] / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_a_ranker_takes_the_tuned_retriever_and_is_not_tuned_itself(place, write_experiment, monkeypatch):
+    from recbole_kd.benchmark import tuning
+
+    given = {"variants": {"plain": SMALL, "re": {"ranker": "retriever"}}, "candidates": CANDIDATES}
+    loaded = load_experiment(write_experiment("tuned", given | {"seeds": [1, 2]}))
+    asked = []
+
+    def best(results, name, methods):
+        asked.extend(methods)
+        return {method: {"train.learning_rate": 0.5} for method in methods}
+
+    monkeypatch.setattr(tuning, "best_points", best)
+    cells = tuning.tuned(loaded, place / "results", keep=False).cells
+    assert asked == [("tiny", "SASRec", "plain")]
+    retrievers = {c.label.seed: c.cell for c in cells if c.label.variant == "plain"}
+    rankers = [c for c in cells if c.label.variant == "re"]
+    assert {c.label.seed: c.spec.ranker["retriever"] for c in rankers} == retrievers
+    assert not {c.cell for c in cells} & {c.cell for c in loaded.cells}
