@@ -89,6 +89,8 @@ def _count(none: TeacherCost, cell: CellSpec, results: Path) -> TeacherCost:
     likely = round(calls * min(llm.decoding.max_new_tokens, line * cell.ranker["candidates"]["top"]))
     most = calls * llm.decoding.max_new_tokens
     notes = ["in the loop"] + ([] if known else ["candidates not retrieved yet"])
+    usd: float | None
+    highest: float | None
     if llm.backend == "local":
         usd, highest = 0.0, 0.0
         notes += ["runs on this machine", "tokens at four characters each"]
