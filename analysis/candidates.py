@@ -53,11 +53,12 @@ def read_candidates(results: Results) -> CandidateRanks | None:
 
 
 def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
-    """Half of the t interval of a mean over users; NaN for fewer than two."""
+    """Half of the t interval of a mean over users; NaN where all are alike, which bounds nothing."""
     n = len(values)
-    if n < 2:
+    deviation = float(np.std(values, ddof=1)) if n > 1 else 0.0
+    if deviation == 0.0:
         return math.nan
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n))
 
 
 def candidate_frame(results: Results, ranks: CandidateRanks) -> pd.DataFrame:
