@@ -50,10 +50,10 @@ def candidates_table(results: Results, *, digits: int = 4) -> Table:
         caption=(
             f"{metric} \u00b1 half of its 95 % interval over users (t, seed-averaged; none where all are "
             f"alike), test part, the users that rankers were asked for.{cost} Candidates: "
-            f"{protocol_words(ranks.protocol)}. Full: the method's own ranks. All users: the method orders the "
-            "candidates, a target that the retriever missed keeps the retriever's rank. Retrieved: rank among "
-            "the candidates, users whose target is one. Missed: users whose target is none, mean over seeds. "
-            "Ceiling: every retrieved target first."
+            f"{protocol_words(ranks.protocol)}. Full: the method's own ranks. All users: the method orders "
+            "the candidates, a target that the retriever missed keeps the retriever's rank. Retrieved: rank "
+            "among the candidates, users whose target is one. Missed: users whose target is none, mean over "
+            "seeds. Ceiling: every retrieved target first."
         ),
         columns=(
             *(Column(name, "l") for name in ("Dataset", "Backbone", "Variant")),

@@ -38,8 +38,10 @@ def protocol_frame(results: Results) -> pd.DataFrame:
     groups: dict[tuple[str, str], list[str]] = {}
     for cell in indexed.index:
         manifest = results.manifests[cell]
+        reranked = (manifest.get("protocol") or {}).get("re-ranked")
+        digests = [manifest.get(name) for name in ("dataset_digest", "split_digest")]
         key = json.dumps(
-            [shared_protocol(manifest), manifest.get("dataset_digest"), manifest.get("split_digest")],
+            [shared_protocol(manifest), reranked, *digests],
             sort_keys=True,
             default=str,
         )

@@ -59,6 +59,8 @@ def _ran(plan: Plan) -> list[CellState]:
 
 
 def _guess(cell: CellSpec) -> float | None:
+    if cell.ranker is not None:
+        return None  # the language model decides
     try:
         size = file_size(str(cell.dataset.folder() / f"{cell.dataset.name}.inter"), *_columns(cell))
     except (UserError, OSError, ValueError):
