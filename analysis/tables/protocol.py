@@ -109,7 +109,9 @@ def _filter(kept: Any) -> str:
 def protocol_table(results: Results) -> Table:
     """The protocol of every number of an experiment, printed beside them."""
     frame = protocol_frame(results)
-    rows = tuple(tuple(_cell(row[name]) for name in _HEADS) for row in frame.to_dict("records"))
+    # Only where there is a language model in the loop.
+    heads = {k: head for k, head in _HEADS.items() if k != "reranked" or frame[k].notna().any()}
+    rows = tuple(tuple(_cell(row[name]) for name in heads) for row in frame.to_dict("records"))
     right = {"users", "items", "interactions", "max_length"}
     return Table(
         name="protocol",
@@ -119,7 +121,7 @@ def protocol_table(results: Results) -> Table:
             "digest of the split. Filter: interactions that a user or item must have. Numbers of different "
             "versions, splits, candidates or seen-item rules are not to be compared."
         ),
-        columns=tuple(Column(head, "r" if name in right else "l") for name, head in _HEADS.items()),
+        columns=tuple(Column(head, "r" if name in right else "l") for name, head in heads.items()),
         rows=rows,
         groups=tuple(range(len(rows))),
         notes=_pretraining(results),

@@ -50,6 +50,7 @@ def test_every_entry_of_a_protocol_has_a_column(tmp_path: Path) -> None:
         "split_version": "s",
         "max_length": 50,
         "candidates": "all items",
+        "reranked": None,
         "seen_items": "kept",
         "ties": "average rank",
         "loss": "CE",
