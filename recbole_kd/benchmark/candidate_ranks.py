@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_kd.baselines import GENERATIVE
 from recbole_kd.baselines.llm.candidates import (
     CandidateSets,
     Floats,
@@ -125,8 +126,10 @@ def _scores(results: Path, planned: PlannedCell, sets: CandidateSets, split: Spl
     from recbole_kd.benchmark.retriever import open_scorer
 
     score = open_scorer(results, rundir.run_path(results, planned.cell), split, device)
-    batch, part = planned.spec.student.train.eval_batch_size, getattr(split, _PART)
-    row_of = np.searchsorted(part.history.users, sets.users)
+    student = planned.spec.student
+    # Whole batches of all users, as when the run was ranked; of a model that writes, the asked users only.
+    part = sets.eval_set if student.model in GENERATIVE else getattr(split, _PART)
+    batch, row_of = student.train.eval_batch_size, np.searchsorted(part.history.users, sets.users)
     found = np.full(sets.items.shape, -np.inf)
     for begin in range(0, len(part), batch):
         rows = slice(begin, min(begin + batch, len(part)))
