@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -73,14 +73,28 @@ def variant_colours(results: Results) -> dict[str, str]:
     return {results.baseline: BASELINE} | {v: palette[i % len(palette)] for i, v in enumerate(others)}
 
 
-def log_axis(axes: Axes) -> None:
-    """Logarithmic x with plain numbers; matplotlib's own labels are mathematics, which is not parsed here."""
+def log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:
+    """Logarithmic axis with plain numbers; matplotlib's own labels are mathematics, which is not parsed here.
+
+    Call it when everything is drawn: over more than two decades only powers of ten are named.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    subs = (1.0,) if high > 200 * low else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float) -> str:
+    """``0.05``, ``2,000``, ``1e6``."""
+    if 1e-3 <= value < 1e6:
+        return f"{value:,.10g}"
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def clip_text(text: str, width: int = 28) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STUDIES: dict[str, str] = {
     "cold_start": "analysis.studies.cold_start",
+    "cost_at_scale": "analysis.studies.cost_at_scale",
     "hallucination": "analysis.studies.hallucination",
     "refresh": "analysis.studies.refresh",
 }

@@ -89,8 +89,8 @@ def serve_latency(
     from recbole_kd.serving.latency import FORMS, make_systems, measure
 
     _use_threads(threads)
-    chosen = forms.split(",") if forms else [f for f in FORMS if f != "onnx" or _has_onnx()]
-    systems = make_systems(_students(what, variant, results), [f.strip() for f in chosen])
+    chosen = forms.split(",") if forms else [f for f in FORMS if f != "onnx" or has_onnx()]
+    systems = make_systems(students_of(what, variant, results), [f.strip() for f in chosen])
     found = [row for size in batch or (1, 256) for row in measure(systems, size, rounds)]
     if as_json:
         rows = [row.to_dict() for row in found]
@@ -126,13 +126,16 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _has_onnx() -> bool:
+def has_onnx() -> bool:
+    """Whether the extra ``export`` is installed."""
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
-def _students(what: list[str], variants: list[str] | None, results: Path) -> list[tuple[Trained, str, bool]]:
+def students_of(
+    what: list[str], variants: list[str] | None, results: Path
+) -> list[tuple[Trained, str, bool]]:
     """(student, group, whether it is the reference) of an experiment or of single runs."""
     from recbole_kd.serving.student import find_run, load_student
 

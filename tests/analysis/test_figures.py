@@ -194,3 +194,18 @@ def test_files_are_reproducible_and_one_column_wide(results: Results, tmp_path: 
     assert figure.get_size_inches()[0] == pytest.approx(3.35)
     assert figure_bytes(figure, "pdf") == figure_bytes(forest_plot(results), "pdf")
     assert [p.name for p in save_figure(figure, tmp_path / "x.y")] == ["x.y.pdf", "x.y.png"]
+
+
+@pytest.mark.parametrize(("high", "shown"), [(1e8, "1e6"), (900.0, "500")])
+def test_logarithmic_axes_have_plain_labels(high: float, shown: str):
+    """Mathematics is off, so matplotlib's own labels would be shown as source."""
+    from analysis.figures.style import log_axis, new_figure, style
+
+    with style():
+        figure = new_figure(2.0)
+        axes = figure.add_subplot()
+        axes.plot([200.0, high], [1.0, 2.0])
+        log_axis(axes)
+        found = texts(figure)
+    assert shown in found.splitlines()
+    assert "mathdefault" not in found

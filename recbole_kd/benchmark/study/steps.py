@@ -37,7 +37,21 @@ def _refresh(folder: Path, of: Any) -> object:
     return write_refresh(folder, of)
 
 
-AFTER: dict[str, After] = {"last-k": _last_k, "grounding": _grounding, "refresh": _refresh}
+def _serve_latency(folder: Path, batches: Any) -> object:
+    """Times of single requests (``latency.json``), by plain and distilled students."""
+    from recbole_kd.benchmark.executor import limit_threads
+    from recbole_kd.benchmark.extras.latency import write_latency
+
+    limit_threads()
+    return write_latency(folder, [int(n) for n in batches])
+
+
+AFTER: dict[str, After] = {
+    "last-k": _last_k,
+    "grounding": _grounding,
+    "refresh": _refresh,
+    "serve-latency": _serve_latency,
+}
 """Step -> function of the experiment's folder and the argument that the YAML gives; runs for every part."""
 
 
