@@ -73,9 +73,10 @@ def make_run(place: Path) -> MakeRun:
         results = place / "results"
         split = read_split(split_file(results, spec))
         model = _trained(spec, split)
+        parts = {"valid": split.valid, "test": split.test}
         ranks = {
             name: rank_targets(model, part, max_len=dataset.max_item_list_length, batch_size=16)
-            for name, part in (("valid", split.valid), ("test", split.test))
+            for name, part in parts.items()
         }
         written = {"dataset": "tiny", "backbone": backbone, "variant": "kd" if distilled else "plain"}
         manifest = {
@@ -87,7 +88,7 @@ def make_run(place: Path) -> MakeRun:
             "n_parameters": sum(v.numel() for v in model.student_state().values()),
         }
         writers = {
-            "ranks.parquet": lambda path: _write_table(_ranks_table(split, ranks), path),
+            "ranks.parquet": lambda path: _write_table(_ranks_table(split, parts, ranks), path),
             "history.parquet": lambda path: _write_table(pa.table({"epoch": [1]}), path),
             "model.safetensors": lambda path: _write_model(model.student_state(), path),
         }
