@@ -85,6 +85,7 @@ def train_histories(split: Split, as_of: AsOf | None = None) -> list[UserHistory
     for r, user in enumerate(split.train.users.tolist()):
         ids = split.train.row(r)
         start = int(data.sequences.offsets[row_of[user]])
+        start += 0 if split.train_begins is None else int(split.train_begins[r])
         whole = slice(start, start + len(ids))
         if row_of[user] < 0 or not np.array_equal(data.sequences.items[whole], ids):
             raise ProfileError(

@@ -63,6 +63,8 @@ def _entries(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
     if parameters:
         named = {**parameters, **(parameters.get("holdout") or {})}
         named.pop("holdout", None)
+        sample = named.pop("sample", None) or {}
+        named |= {f"train {k}": v for k, v in sample.items() if v is not None and k != "seed"}
         split += f" ({', '.join(f'{k} {v}' for k, v in sorted(named.items()))})"
     return {
         "version": manifest.get("dataset_digest") or stated.get("dataset_digest"),

@@ -254,9 +254,9 @@ def read_split(path: Path) -> Split:
             file_rows=data.get("file_rows"),
         )
         parts = {name: EvalSet(_sequences(data, name), data[f"{name}_targets"]) for name in ("valid", "test")}
-        return Split(
-            dataset, _sequences(data, "train"), parts["valid"], parts["test"], meta["digest"], meta["counts"]
-        )
+        valid, test = parts["valid"], parts["test"]
+        named = meta["digest"], meta["counts"], data.get("train_begins")
+        return Split(dataset, _sequences(data, "train"), valid, test, *named)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise StoreError(f"{path}: damaged ({error}); delete it and run the same command again") from error
 
@@ -297,6 +297,8 @@ def _arrays(split: Split) -> dict[str, NDArray[Any]]:
     for name, sequences in groups.items():
         for column in ("users", "offsets", "items"):
             arrays[f"{name}_{column}"] = getattr(sequences, column)
+    if split.train_begins is not None:
+        arrays["train_begins"] = split.train_begins
     for name in ("valid", "test"):
         arrays[f"{name}_targets"] = getattr(split, name).targets
     meta = {

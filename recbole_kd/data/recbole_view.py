@@ -139,11 +139,16 @@ def recbole_loaders(
     Raises
     ------
     DataError
-        The split is not RecBole's leave-one-out, or RecBole cannot read an id.
+        The split is not RecBole's leave-one-out, a sample of it, or RecBole cannot read an id.
     RuntimeError
         RecBole gave other ids than ``load_dataset``.
     """
     dataset = split.dataset
+    if split.train_begins is not None:
+        raise DataError(
+            f"dataset {dataset.name}: RecBole splits by itself in prefix mode and would train on everything; "
+            "leave split.sample out or train in sequence mode"
+        )
     _refuse_unreadable(dataset)
     with tempfile.TemporaryDirectory(prefix="recbole_kd-") as folder:
         write_canonical(dataset, Path(folder) / STEM / f"{STEM}.inter")

@@ -66,6 +66,22 @@ class HoldoutSpec(Strict):
         return self
 
 
+class SampleSpec(Strict):
+    """A smaller train part; who is evaluated on what stays as it is (`recbole_kd.data.sample`)."""
+
+    users: float | None = Field(None, gt=0, le=1, description="share of the train users")
+    interactions: float | None = Field(
+        None, gt=0, le=1, description="share of each user's train interactions, the latest"
+    )
+    seed: int = Field(description="which users; a larger share of the same seed holds a smaller one")
+
+    @model_validator(mode="after")
+    def _something(self) -> SampleSpec:
+        if self.users is None and self.interactions is None:
+            raise ValueError("give users or interactions, a share; without sample everything is trained on")
+        return self
+
+
 class SplitSpec(Strict):
     """Which interactions are learned from, validated on and tested on."""
 
@@ -79,6 +95,7 @@ class SplitSpec(Strict):
         None, gt=0, le=1, description="temporal: share of interactions after which nothing is looked at"
     )
     holdout: HoldoutSpec | None = Field(None, description="user-holdout: who is new, what of them is known")
+    sample: SampleSpec | None = Field(None, description="any protocol: train on a share of the train part")
 
     @model_validator(mode="after")
     def _belongs(self) -> SplitSpec:
@@ -91,7 +108,8 @@ class SplitSpec(Strict):
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is off, so that older splits and cells keep their addresses."""
-        return {k: v for k, v in handler(self).items() if v is not None or k not in ("until", "holdout")}
+        off = ("until", "holdout", "sample")
+        return {k: v for k, v in handler(self).items() if v is not None or k not in off}
 
 
 class MemorySpec(Strict):

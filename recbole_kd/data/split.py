@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_kd.data.sample import sample_train
 from recbole_kd.data.scratch import Scratch
 from recbole_kd.data.spec import SplitSpec
 from recbole_kd.data.types import Dataset, EvalSet, IntArray, Sequences, Split
@@ -62,6 +63,10 @@ def make_split(dataset: Dataset, spec: SplitSpec) -> Split:
                 f"users, longest history {longest}; all three parts need 4 interactions of one user): "
                 "loosen the filter, change split in the dataset YAML or bring longer histories"
             )
+    begins = None
+    if spec.sample is not None:
+        sampled = sample_train(train, spec.sample)
+        train, begins, counts = sampled.train, sampled.begins, counts | sampled.counts
     seen = np.bincount(train.items, minlength=dataset.n_items) > 0
     counts = {
         "train_users": len(train),
@@ -74,13 +79,14 @@ def make_split(dataset: Dataset, spec: SplitSpec) -> Split:
     } | counts
     name = {"dataset": dataset.digest, "protocol": spec.protocol}
     name |= parameters(spec)
-    return Split(dataset, train, valid, test, digest(name), counts)
+    return Split(dataset, train, valid, test, digest(name), counts, begins)
 
 
 def parameters(spec: SplitSpec) -> dict[str, Any]:
     """What changes the outcome of the protocol in use, JSON-ready; what is off is left out."""
     known = spec.canonical()
-    return {field: known[field] for field in PROTOCOLS[spec.protocol].uses if field in known}
+    uses = (*PROTOCOLS[spec.protocol].uses, "sample")
+    return {field: known[field] for field in uses if field in known}
 
 
 def take(

@@ -116,6 +116,8 @@ class Split:
 
     ``train`` holds every interaction a model may learn from; ``valid`` and ``test`` one target
     per evaluated user. ``counts`` says how many users each part has and who was too short.
+    ``train_begins`` (int64 [len(train)], or None: zeros) says how many of the user's interactions stand
+    before the row's first one (`recbole_kd.data.sample`).
     """
 
     dataset: Dataset
@@ -124,6 +126,7 @@ class Split:
     test: EvalSet
     digest: str
     counts: dict[str, int] = field(default_factory=dict)
+    train_begins: IntArray | None = None
 
     def train_item_counts(self) -> IntArray:
         """Train interactions of every item, int64 [n_items]."""
