@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 STUDIES: dict[str, str] = {
     "cold_start": "analysis.studies.cold_start",
     "cost_at_scale": "analysis.studies.cost_at_scale",
+    "data_scale": "analysis.studies.data_scale",
+    "data_scale_interactions": "analysis.studies.data_scale",
     "hallucination": "analysis.studies.hallucination",
+    "objectives_and_fusion": "analysis.studies.objectives_and_fusion",
+    "paper": "analysis.studies.paper",
     "refresh": "analysis.studies.refresh",
+    "student_size": "analysis.studies.student_size",
 }
 """Study -> module with its ``PAGE``; a study that is not here uses the common kinds only."""
 

@@ -100,7 +100,10 @@ class StudyRun:
             for problem in part.results.problems:
                 head, _, rest = problem.partition(": ")
                 said.setdefault(head, {})[f"{where}{rest}"] = None
-        found = [f"left out: {name}, whose files are not at hand" for name in self.left_out]
+        found = [
+            f"left out: {name}" if ": " in name else f"left out: {name}, whose files are not at hand"
+            for name in self.left_out
+        ]
         found += [f"not run: {name}, whose weights were not made" for name in self.pending]
         for head, cases in said.items():
             listed = list(cases)

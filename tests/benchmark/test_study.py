@@ -90,6 +90,8 @@ def test_keep_leaves_out(write_study):
     [
         ({"figurs": ["curve"]}, "did you mean 'figures'"),
         ({"after": {"last_k": {"of": [1]}}}, "did you mean 'last-k'"),
+        ({"needs": {"wid": {"variable": "KEY"}}}, "'wid' is no variant; did you mean 'wide'?"),
+        ({"needs": {"wide": {"varable": "KEY"}}}, "did you mean 'variable'?"),
         ({"series": {"a": {"x": [1], "also": {"nobody": 0}, "variant": {}}}}, "'nobody', which is no"),
     ],
 )

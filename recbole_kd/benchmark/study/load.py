@@ -16,7 +16,7 @@ from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.benchmark.study.spec import PartSpec, StudySpec, X
 from recbole_kd.benchmark.study.steps import check_steps
 from recbole_kd.benchmark.study.weights import weighted_variants, with_weights
-from recbole_kd.benchmark.validate import validated
+from recbole_kd.benchmark.validate import did_you_mean, validated
 from recbole_kd.errors import DataError, SpecError
 
 PREFIX = "study_"
@@ -121,8 +121,6 @@ def load_study(
     """
     known = names()
     if not name.endswith((".yaml", ".yml")) and name not in known:
-        from recbole_kd.benchmark.validate import did_you_mean
-
         raise SpecError(f"no study '{name}'{did_you_mean(name, known)}")
     path = Path(name) if name.endswith((".yaml", ".yml")) else properties.find("experiment", PREFIX + name)
     title = path.stem.removeprefix(PREFIX)
@@ -135,6 +133,9 @@ def load_study(
     left_out, pending = dict[str, None](), dict[str, None]()
     for x, over, tail in _parts(spec, data.where("study")):
         whole = _at_hand(_kept(merge(body, over), spec), spec.optional, left_out)
+        if not whole["datasets"]:
+            continue
+        whole = _with_needs(whole, spec, left_out)
         whole.put("experiment", folder + tail, data.where("experiment"))
         weighted = weighted_variants(spec, points)
         if results is not None and weighted:
@@ -144,6 +145,10 @@ def load_study(
             whole, put_off = with_weights(whole, weighted, results, wanted)
             pending |= dict.fromkeys(put_off)
         parts.append(Part(x, resolve(whole, path)))
+    if not parts:
+        raise SpecError(
+            f"{data.where('datasets')}: none of {', '.join(left_out)} is at hand; bring one of them"
+        )
     planned = {cell.label.variant for part in parts for cell in part.experiment.cells}
     points = [point for point in points if point["variant"] in planned]
     return Study(title, folder, spec, parts, points, tuple(left_out), tuple(pending), smoke, path)
@@ -187,6 +192,10 @@ def _with_series(data: MarkedDict, spec: StudySpec) -> tuple[MarkedDict, list[di
         points += [{"variant": v, "series": name, "x": x} for v, x in (series.also or {}).items()]
         if unknown := [v for v in series.also or {} if v not in variants]:
             raise SpecError(f"{mark}: series '{name}': 'also' names '{unknown[0]}', which is no variant")
+    for name in spec.needs or {}:
+        if name not in variants and name.partition("@")[0] not in raw and name not in given:
+            where = data["study"]["needs"].where(name)
+            raise SpecError(f"{where}: study.needs: '{name}' is no variant{did_you_mean(name, variants)}")
     body.put("variants", _with_profile(variants, data["study"].get("profile")), data.where("variants"))
     return body, points
 
@@ -247,7 +256,20 @@ def _at_hand(data: MarkedDict, optional: list[str] | None, left_out: dict[str, N
     left_out |= dict.fromkeys(gone)
     result = data.without()
     rest = [name for name in data["datasets"] if name not in gone]
-    result.put("datasets", rest or data["datasets"], data.where("datasets"))
+    result.put("datasets", rest, data.where("datasets"))
+    return result
+
+
+def _with_needs(data: MarkedDict, spec: StudySpec, left_out: dict[str, None]) -> MarkedDict:
+    """The experiment without those variants that lack what they need."""
+    gone = []
+    for name, need in (spec.needs or {}).items():
+        lacks = need.lacking()
+        if lacks is not None and name in data["variants"]:
+            gone.append(name)
+            left_out[f"{name}: {lacks}"] = None
+    result = data.without()
+    result.put("variants", data["variants"].without(*gone), data.where("variants"))
     return result
 
 

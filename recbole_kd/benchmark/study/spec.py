@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -70,6 +73,24 @@ class KeepSpec(Strict):
     parts: list[str] | None = Field(None, description="by place on the axis")
 
 
+class NeedSpec(Strict):
+    """What must be at hand for a variant; without it the variant is left out and the page says so."""
+
+    variable: str | None = Field(None, description="environment variable that must be set, such as a key's")
+    folder: str | None = Field(None, description="folder that must exist, such as a model's")
+    package: str | None = Field(None, description="Python package that must be installed")
+
+    def lacking(self) -> str | None:
+        """What is not there, in words."""
+        if self.variable is not None and not os.environ.get(self.variable):
+            return f"environment variable {self.variable} is not set"
+        if self.folder is not None and not Path(self.folder).is_dir():
+            return f"folder {self.folder} does not exist"
+        if self.package is not None and find_spec(self.package) is None:
+            return f"package {self.package} is not installed"
+        return None
+
+
 class StudySpec(Strict):
     """The section ``study``."""
 
@@ -82,6 +103,9 @@ class StudySpec(Strict):
     parts: list[PartSpec] | None = None
     optional: list[str] | None = Field(
         None, description="datasets that are left out, and named on the page, where their files are not there"
+    )
+    needs: dict[str, NeedSpec] | None = Field(
+        None, description="variants that are left out, and named on the page, without what they need"
     )
     figures: list[str] = Field(min_length=1, description="kinds of figures, in order")
     tables: list[str] = Field(min_length=1, description="kinds of tables, in order")
