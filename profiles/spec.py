@@ -82,7 +82,7 @@ class WriterSpec(Strict):
 class EncoderSpec(Strict):
     """Text to vector."""
 
-    kind: str = Field(description="transformers, sentence-transformers, openai or tfidf")
+    kind: str = Field(description="transformers, sentence-transformers, parts, openai or tfidf")
     model: str | None = Field(description="folder, hub name or 'package:NAME/FOLDER'")
     pooling: Literal["mean", "cls", "last"] | None
     normalise: bool = Field(description="unit length")

@@ -17,7 +17,7 @@ from analysis.figures.style import (
     MARKERS,
     clip_text,
     colours,
-    log_scale,
+    log_axis,
     new_figure,
     style,
 )

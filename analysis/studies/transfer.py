@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,9 @@ def spearman(
 
     low, high, used = float("nan"), float("nan"), ""
     for kind in ("BCa", "percentile"):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # The next kind is tried where BCa does not exist; resamples without variation count as 0.
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             interval = stats.bootstrap(
                 (x, y),
                 statistic,

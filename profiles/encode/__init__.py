@@ -20,6 +20,7 @@ ENCODERS: Registry[Encoder] = Registry(
         "transformers": "profiles.encode.hf:encode",
         "sentence-transformers": "profiles.encode.sentence:encode",
         "openai": "profiles.encode.api:encode",
+        "parts": "profiles.encode.parts:encode",
         "tfidf": "profiles.encode.tfidf:encode",
     },
 )
@@ -65,7 +66,6 @@ def encoder_identity(spec: EncoderSpec) -> dict[str, Any]:
     from profiles.llm.sources import locate, weights_digest
 
     said = spec.model_dump(mode="json", exclude={"api", "batch_size", "device"}, exclude_none=True)
-    source = (
-        locate(spec.model) if spec.model and spec.kind in ("transformers", "sentence-transformers") else None
-    )
+    local = ("transformers", "sentence-transformers", "parts")
+    source = locate(spec.model) if spec.model and spec.kind in local else None
     return said | ({"weights": weights_digest(source)} if isinstance(source, Path) else {})

@@ -157,3 +157,20 @@ def test_random_matches_moments_and_constant_is_the_mean(rows: ProfileRows) -> N
     for placebo in (noise, constant):
         assert set(placebo.history_last) == {0}
         assert set(placebo.history_hash) == {history_hash([])}
+
+
+def test_parts_are_averaged_and_each_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With vectors that count letters the mean of two items' vectors is the mean of their counts."""
+    from profiles.encode import hf
+
+    asked: list[str] = []
+
+    def count(texts, spec, progress=None):
+        asked.extend(texts)
+        return np.array([[text.count(letter) for letter in "abz"] for text in texts], dtype=np.float32)
+
+    monkeypatch.setattr(hf, "encode", count)
+    spec = encoder(kind="parts", normalise=False)
+    vectors = encode_texts(["aa \u00a6 b", "b \u00a6 aa \u00a6 b", "zz"], spec)
+    assert vectors.tolist() == [[1, 0.5, 0], pytest.approx([2 / 3, 2 / 3, 0]), [0, 0, 2]]
+    assert sorted(asked) == ["aa", "b", "zz"]
