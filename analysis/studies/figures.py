@@ -38,7 +38,7 @@ def curve(run: StudyRun) -> Figure:
     matplotlib Figure
         One panel per dataset and backbone. A filled point is significant after correction.
     """
-    groups = list(dict.fromkeys(g.line[:2] for g in run.gains))
+    groups = list(dict.fromkeys(g.line[:2] for g in run.gains if g.result is not None))
     drawn = lines(run.gains)
     beside = [g for g in run.gains if g.x is None and g.result is not None]
     names = list(dict.fromkeys([line[2] for line in drawn] + [g.series for g in beside]))
@@ -94,7 +94,8 @@ def _line(
     log: bool,
 ) -> None:
     shown = [g for g in own if g.result is not None]
-    if not shown:
+    if not shown or (len(shown) == 1 < len(own)):
+        # One point that several lines share, while the rest of this one has not been run.
         return
     named = isinstance(next(iter(places)), str)
     x = np.array([places[show_x(g.x) if named else g.x] for g in shown])
