@@ -131,6 +131,7 @@ def test_places_are_summed_over_shuffles(loop):
         assert np.argsort(-rows["score"].to_numpy(), kind="stable").tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_a_killed_run_pays_for_no_answer_twice(loop, repo_root):
     code = "import sys; from recbole_kd.benchmark.cli import main; main(sys.argv[1:])"
     with answering(lambda prompt: "\n".join(shown(prompt)[::-1]), pause=0.05) as server:

@@ -20,9 +20,8 @@ def call(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize("smoke", [False, True])
 @pytest.mark.parametrize("name", names())
-def test_every_study_resolves(name, smoke, monkeypatch, tmp_path):
+def test_every_study_resolves(name, monkeypatch, tmp_path):
     """Variants, places, steps and kinds of every shipped study exist; smoke is the smaller one."""
     from analysis.studies import page_of
     from analysis.studies.figures import FIGURES
@@ -30,17 +29,16 @@ def test_every_study_resolves(name, smoke, monkeypatch, tmp_path):
     from analysis.studies.tables import TABLES
 
     monkeypatch.setenv("RECBOLE_KD_DATA", str(tmp_path))
-    study = load_study(name, smoke=smoke)
-    own = page_of(name)
-    assert set(study.spec.figures) <= set(FIGURES) | set(own.figures)
-    assert set(study.spec.tables) <= set(TABLES) | set(own.tables)
-    for known in study.spec.known or []:
-        assert known.case in set(CHECKS) | set(own.known)
-    cells = {c.cell for part in study.parts for c in part.experiment.cells}
-    assert cells
-    if smoke:
-        assert len(cells) <= len({c.cell for p in load_study(name).parts for c in p.experiment.cells})
-        assert study.folder.endswith("-smoke")
+    own, sizes = page_of(name), []
+    for smoke in (True, False):
+        study = load_study(name, smoke=smoke)
+        assert set(study.spec.figures) <= set(FIGURES) | set(own.figures)
+        assert set(study.spec.tables) <= set(TABLES) | set(own.tables)
+        for known in study.spec.known or []:
+            assert known.case in set(CHECKS) | set(own.known)
+        sizes.append(len({c.cell for part in study.parts for c in part.experiment.cells}))
+        assert study.folder.endswith("-smoke") == smoke
+    assert 0 < sizes[0] <= sizes[1]
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_bfloat16_products_stay_near_float32(name):
     assert all(w.dtype == torch.float32 for w in low.state_dict.values() if w.is_floating_point())
 
 
-@pytest.mark.parametrize("name", ["SASRec", "BERT4Rec"])
+@pytest.mark.parametrize("name", [pytest.param("SASRec", marks=pytest.mark.slow), "BERT4Rec"])
 def test_a_compiled_backbone_gives_the_same_losses(name, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **kw: real(f, backend="aot_eager", dynamic=False))
