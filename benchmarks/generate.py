@@ -112,9 +112,7 @@ def write(folder: Path, name: str, columns: tuple[IntArray, IntArray, IntArray],
                 writer.write_batch(batch)
     os.replace(beside, folder / f"{name}.inter")
     path = folder / f"{name}.yaml"
-    path.write_text(
-        YAML.format(name=name, folder=folder.resolve(), max_len=max_len), encoding="utf-8"
-    )
+    path.write_text(YAML.format(name=name, folder=folder.resolve(), max_len=max_len), encoding="utf-8")
     return path
 
 

@@ -47,9 +47,7 @@ def main() -> None:
     several = fit_stacked(split, [spec] * args.seeds, list(range(1, args.seeds + 1)), **options)
     alone = [row["seconds"] for row in one.history[1:]]
     valid = one.seconds["valid"] / one.epochs
-    together = [
-        sum(m.history[k]["seconds"] for m in several) for k in range(1, args.epochs)
-    ]
+    together = [sum(m.history[k]["seconds"] for m in several) for k in range(1, args.epochs)]
     valid_together = sum(m.seconds["valid"] for m in several) / args.epochs
     first, second = statistics.median(alone) - valid, statistics.median(together) - valid_together
     positions = len(split.train.items) - len(split.train)

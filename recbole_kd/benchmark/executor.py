@@ -117,9 +117,7 @@ class Outcome:
     trace: str | None = None
 
 
-def run_cell(
-    task: CellTask, on_epoch: OnEpoch | None = None, fitted: FitResult | None = None
-) -> Outcome:
+def run_cell(task: CellTask, on_epoch: OnEpoch | None = None, fitted: FitResult | None = None) -> Outcome:
     """Run one cell unless it exists or another process is at it; never raises for a failing cell.
 
     With ``fitted`` its training is over (it was a part of a stack); what is left is to rank and to write.

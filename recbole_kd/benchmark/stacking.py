@@ -94,4 +94,3 @@ def _train(group: Sequence[Pending]) -> list[FitResult | None]:
 def _exists(task: CellTask) -> bool:
     path = rundir.run_path(Path(task.results), task.cell)
     return path.exists() and rundir.fault(path, task.cell) is None
-

@@ -46,9 +46,7 @@ def interaction_batches(
     Odd
         Anything at all looks wrong.
     """
-    types = {
-        name: pa.float64() if key in ("time", "rating") else _TOKENS for key, name in wanted.items()
-    }
+    types = {name: pa.float64() if key in ("time", "rating") else _TOKENS for key, name in wanted.items()}
     columns = _columns(path)
     for key, name in wanted.items():
         kind = "float" if key in ("time", "rating") else "token"

@@ -97,9 +97,7 @@ def sampled_softmax(
     return (torch.logaddexp(own, scores.logsumexp(1)) - own).mean()
 
 
-def in_batch(
-    state: Tensor, items: Tensor, target: Tensor, bias: Tensor | None, sampling: Sampling
-) -> Tensor:
+def in_batch(state: Tensor, items: Tensor, target: Tensor, bias: Tensor | None, sampling: Sampling) -> Tensor:
     """Softmax over the distinct targets of the batch.
 
     With ``log_q`` every score is lowered by log p_j, p_j the item's share of all train targets, so that

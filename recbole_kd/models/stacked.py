@@ -86,9 +86,7 @@ class StackedDropout:
     def __init__(self, streams: Sequence[ByteDropout]) -> None:
         self._streams = streams
 
-    def __call__(
-        self, x: Tensor, p: float, fill: Callable[[Tensor, int], tuple[torch.Size, Any]]
-    ) -> Tensor:
+    def __call__(self, x: Tensor, p: float, fill: Callable[[Tensor, int], tuple[torch.Size, Any]]) -> Tensor:
         """Apply dropout to ``x`` [S, ...].
 
         Parameters

@@ -67,9 +67,7 @@ class Shards:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over the processes, in one message."""
         weights = [p for p in parameters if p.requires_grad]
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights]
-        )
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
         dist.all_reduce(flat)
         for weight, part in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
             weight.grad = part.view_as(weight)

@@ -88,4 +88,3 @@ def write_page(study: Study, results: Path, path: Path) -> list[Path]:
 
             record.write(results, part.experiment, {})
     return write_study_page(study.write_record(results), path)
-

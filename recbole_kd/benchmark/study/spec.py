@@ -35,7 +35,6 @@ class SeriesSpec(Strict):
         None, description="variants that stand elsewhere and belong to the series: name -> place"
     )
 
-
     @model_validator(mode="after")
     def _as_many(self) -> SeriesSpec:
         if self.values is not None and len(self.values) != len(self.x):
