@@ -116,8 +116,8 @@ def revealed_figure(run: StudyRun) -> Figure:
             axes.set_title(clip_text(f"{backbone} on {dataset} (dashed: {EVERYBODY})", 50), loc="left")
             axes.set_ylabel(f"\u0394 {run.metric} to '{clip_text(run.baseline, 14)}'")
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=5.8, ncols=2)
-        figure.supxlabel("interactions that a newcomer reveals", fontsize=7)
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=5.8, ncols=2)
+            axes.set_xlabel("interactions that a newcomer reveals")
     return figure
 
 

@@ -66,9 +66,9 @@ def curve(run: StudyRun) -> Figure:
                 log_axis(axes)
             axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
             axes.set_ylabel(f"\u0394 {run.metric} to '{clip_text(run.baseline, 14)}'")
+            axes.set_xlabel(run.x_label)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=5.8, ncols=2)
-        figure.supxlabel(run.x_label, fontsize=7)
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=5.8, ncols=2)
         if not groups:
             panels[0].text(
                 0.5, 0.5, "no comparison yet", transform=panels[0].transAxes, ha="center", color=GREY

@@ -268,8 +268,8 @@ def calls_figure(run: StudyRun) -> Figure:
             log_axis(axes)
             axes.set_title(clip_text(f"{group[1]} on {group[0]}", 50), loc="left")
             axes.set_ylabel(f"mean \u0394 {run.metric}")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=5.8, ncols=3)
-        figure.supxlabel("profiles written until the last training", fontsize=7)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=5.8, ncols=3)
+            axes.set_xlabel("profiles written until the last training")
         if not groups:
             panels[0].text(0.5, 0.5, "not run yet", transform=panels[0].transAxes, ha="center", color=GREY)
     return figure
