@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from profiles.items import Catalogue, Item
+from profiles.items import Item, described_items
 from profiles.prompts import Domain
 from recbole_kd.data.types import Dataset
-from recbole_kd.errors import ProfileError
 from recbole_kd.strict import digest
 
 # Raised when the same texts would give other attributes.
@@ -41,14 +40,9 @@ def build_item_attributes(
     ProfileError
         The dataset has no item texts.
     """
-    from profiles.prompts import domain_for, load_domain
     from recbole_kd.data.item_attributes import write_item_attributes
 
-    tokens = [str(token) for token in dataset.item_tokens[1:] if str(token) in item_texts]
-    if not tokens:
-        raise ProfileError(f"dataset {dataset.name}: no item texts; set 'text' in its YAML")
-    words = load_domain(domain) if domain else domain_for(list(next(iter(item_texts.values()), {})))
-    catalogue = Catalogue(item_texts, words)
+    tokens, catalogue, words = described_items(dataset, item_texts, domain)
     items = {token: attributes(catalogue[token], words) for token in tokens}
     path = Path(cache_dir) / f"attributes-{digest({'format': FORMAT, 'items': items})}.json"
     if not path.is_file():

@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import Field
 
 from profiles.encode import encode_texts, encoder_identity
-from profiles.items import Catalogue, Item
+from profiles.items import Item, described_items
 from profiles.progress import Progress
 from profiles.reduce import reduce_vectors
 from profiles.spec import EncoderSpec, ReductionSpec
 from recbole_kd.data.types import Dataset
-from recbole_kd.errors import ProfileError, SpecError
+from recbole_kd.errors import SpecError
 from recbole_kd.strict import Strict, digest
 
 # Raised when the same spec and texts would give other vectors.
@@ -101,14 +101,9 @@ def build_item_vectors(
     ProfileError
         The dataset has no item texts.
     """
-    from profiles.prompts import domain_for, load_domain
     from recbole_kd.data.item_vectors import write_item_vectors
 
-    tokens = [str(token) for token in dataset.item_tokens[1:] if str(token) in item_texts]
-    if not tokens:
-        raise ProfileError(f"dataset {dataset.name}: no item texts; set 'text' in its YAML")
-    words = load_domain(domain) if domain else domain_for(list(next(iter(item_texts.values()), {})))
-    catalogue = Catalogue(item_texts, words)
+    tokens, catalogue, _ = described_items(dataset, item_texts, domain)
     sentences = [sentence(catalogue[token]) for token in tokens]
     if word_drop is not None:
         sentences = [without_words(text, *word_drop) for text in sentences]

@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from profiles.prompts import Domain
+from profiles.prompts import Domain, domain_for, load_domain
+from recbole_kd.data.types import Dataset
+from recbole_kd.errors import ProfileError
 
 MAX_TITLE = 80
 MAX_NAME = 40
@@ -115,3 +117,20 @@ class Catalogue:
             maker=clean(role("maker"), MAX_NAME),
             year=int(year[0]) if year else None,
         )
+
+
+def described_items(
+    dataset: Dataset, texts: Mapping[str, Mapping[str, str]], domain: str | None
+) -> tuple[list[str], Catalogue, Domain]:
+    """Tokens of the items that have a text, their catalogue, and the domain whose words describe them.
+
+    Raises
+    ------
+    ProfileError
+        The dataset has no item texts.
+    """
+    tokens = [str(token) for token in dataset.item_tokens[1:] if str(token) in texts]
+    if not tokens:
+        raise ProfileError(f"dataset {dataset.name}: no item texts; set 'text' in its YAML")
+    words = load_domain(domain) if domain else domain_for(list(next(iter(texts.values()), {})))
+    return tokens, Catalogue(texts, words), words

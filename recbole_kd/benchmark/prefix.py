@@ -87,24 +87,10 @@ def fit_prefix(
     SpecError
         The model does not take these hyper-parameters.
     """
-    from recbole.utils import get_model, init_seed
-
     from recbole_kd.compat import PrefixTrainer
-    from recbole_kd.data.recbole_view import recbole_loaders
     from recbole_kd.training.fit import FitResult
 
-    name = spec.model.removeprefix(MARK)
-    init_seed(seed, True)
-    data = recbole_loaders(
-        split,
-        name,
-        _settings(spec, get_model(name), seed),
-        max_item_list_length=max_item_list_length,
-        checkpoint_dir=folder,
-        device=device,
-    )
-    init_seed(seed, True)
-    model = _model(name, data, device)
+    data, model = _prepared(split, spec, seed, device, max_item_list_length, folder)
     trainer = PrefixTrainer(data.config, model)
     history: list[dict[str, Any]] = []
     began = time.perf_counter()
@@ -137,6 +123,29 @@ def fit_prefix(
     )
 
 
+def _prepared(
+    split: Split, spec: StudentSpec, seed: int, device: str, max_item_list_length: int, folder: Path
+) -> tuple[PrefixData, Any]:
+    """RecBole's loaders and its fresh model, both from the same seed."""
+    from recbole.utils import get_model, init_seed
+
+    from recbole_kd.data.recbole_view import recbole_loaders
+
+    name = spec.model.removeprefix(MARK)
+    init_seed(seed, True)
+    data = recbole_loaders(
+        split,
+        name,
+        _settings(spec, get_model(name), seed),
+        max_item_list_length=max_item_list_length,
+        checkpoint_dir=folder,
+        device=device,
+    )
+    init_seed(seed, True)
+    model = _model(name, data, device)
+    return data, model
+
+
 def _model(name: str, data: PrefixData, device: str) -> Any:
     from recbole.utils import get_model
 
@@ -162,22 +171,7 @@ def rebuild_prefix(
     folder : Path
         RecBole wants one for checkpoints; nothing is left there.
     """
-    from recbole.utils import get_model, init_seed
-
-    from recbole_kd.data.recbole_view import recbole_loaders
-
-    name = spec.model.removeprefix(MARK)
-    init_seed(seed, True)
-    data = recbole_loaders(
-        split,
-        name,
-        _settings(spec, get_model(name), seed),
-        max_item_list_length=max_item_list_length,
-        checkpoint_dir=folder,
-        device=device,
-    )
-    init_seed(seed, True)
-    model = _model(name, data, device)
+    _, model = _prepared(split, spec, seed, device, max_item_list_length, folder)
     model.load_state_dict(state, strict=True)
     return model.eval()
 
