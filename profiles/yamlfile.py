@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -25,7 +27,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
         Missing, not YAML, or not a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -33,6 +35,12 @@ def load_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise SpecError(f"{path}: expected 'key: value' lines")
     return raw
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """YAML of a text, parsed once however often its file is asked for."""
+    return yaml.safe_load(text)
 
 
 def read_yaml(path: Path, model: type[M], added: Mapping[str, Any] | None = None) -> M:

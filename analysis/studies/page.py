@@ -91,6 +91,8 @@ def _text(run: StudyRun, stem: str, figures: list[str], tables: Mapping[str, Tab
     lines += [f"Written by `{run.command}`; not by hand.", ""]
     if run.smoke:
         lines += ["**A small cut that shows that the study runs. Its numbers mean nothing.**", ""]
+    if run.only is not None:
+        lines += [f"**A part of the study: {planned} of its {run.planned} runs, `{run.only}`.**", ""]
     if done < planned or run.pending:
         lines += [f"**Unfinished: {done} of {planned} runs.**", ""]
     lines += ["## Question", "", markdown_escape(run.question), "", "## Answer", ""]

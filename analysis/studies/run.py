@@ -40,6 +40,10 @@ class StudyRun:
         Folder with ``study.json``.
     name, question, command : str
     smoke : bool
+    only : str or None
+        The filter of a part of the study, and
+    planned : int
+        how many runs the whole of it has.
     x_label : str
         Of the horizontal axis; empty without one.
     x_log : bool
@@ -63,6 +67,8 @@ class StudyRun:
     question: str
     command: str
     smoke: bool
+    only: str | None
+    planned: int
     x_label: str
     x_log: bool
     figures: tuple[str, ...]
@@ -162,6 +168,8 @@ def load_study_run(directory: str | Path, *, masked: bool = False) -> StudyRun:
             question=data["question"],
             command=data["command"],
             smoke=bool(data["smoke"]),
+            only=data.get("only"),
+            planned=int(data.get("planned", 0)),
             x_label=axis.get("label", ""),
             x_log=bool(axis.get("log")),
             figures=tuple(data["figures"]),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field
 
@@ -82,12 +82,8 @@ class Prompt:
         self.name = f"{domain.name}/{kind_name}"
         both = hashlib.sha256((kind_hash + domain.hash).encode()).hexdigest()[:8]
         self.version = f"{self.name}@{kind.version}.{domain.version}:{both}"
-        environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        environment.filters |= {"words": words, "listed": listed}
         texts = {part: getattr(kind, part) for part in ("system", "user", "opening", "update", "merge")}
-        self._templates = {
-            part: environment.from_string(text) for part, text in texts.items() if text is not None
-        }
+        self._templates = {part: _compiled(text) for part, text in texts.items() if text is not None}
 
     @property
     def needs_llm(self) -> bool:
@@ -127,6 +123,14 @@ class Prompt:
         except TemplateError as error:
             raise SpecError(f"prompt {self.name}, field {part}: {error}") from error
         return re.sub(r"[ \t]+", " ", re.sub(r"\n{3,}", "\n\n", text)).strip()
+
+
+@lru_cache(maxsize=256)
+def _compiled(text: str) -> Template:
+    """A template of the sandbox; a sweep asks for the same few again and again."""
+    environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"words": words, "listed": listed}
+    return environment.from_string(text)
 
 
 def words(name: str) -> str:

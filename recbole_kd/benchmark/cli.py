@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import nullcontext
@@ -111,43 +110,11 @@ def plan(
     as_json: JsonOpt = False,
 ) -> None:
     """Print the cells, which exist, the estimated time and the cost of language models; changes nothing."""
-    from dataclasses import asdict
-
-    from recbole_kd.benchmark.guess import guesses, total
-    from recbole_kd.benchmark.loop_cost import loop_costs
-    from recbole_kd.benchmark.machine import usable_cores
-    from recbole_kd.benchmark.plan import make_plan, rows
-    from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
+    from recbole_kd.benchmark.plan_page import print_plan
 
     loaded = loaded_experiment(experiment, results, use_tuned, keep=False)
     cells = chosen(loaded, only)
-    made = make_plan(loaded.cells if cells is None else cells, results)
-    at_once = workers or usable_cores()
-    left, guessed = made.seconds_left(at_once), guesses(made)
-    costs = [*teacher_costs(made, results), *loop_costs(made, results)]
-    if as_json:
-        found = {"cells": rows(made), "to_run": len(made.todo()), "estimate_seconds": left}
-        found["guess_seconds"] = total(made, guessed, at_once)
-        typer.echo(json.dumps({**found, "llm": [asdict(cost) for cost in costs]}))
-        return
-    from recbole_kd.benchmark.tables import cost_table, plan_table, show
-
-    show(plan_table(made, guessed))
-    if costs:
-        show(cost_table(costs))
-    typer.echo(total_line(costs))
-    todo = len(made.todo())
-    time = _known(left)
-    if left is None and (rough := total(made, guessed, at_once)) is not None:
-        time = f"{_known(rough)}, a first guess from data and model size (~ in the table; a factor of 3 off)"
-    tail = "nothing to run" if not todo else f"{todo} to run, time: {time}"
-    typer.echo(f"{len(made.states)} cells, {made.count('exists')} exist, {tail}")
-
-
-def _known(seconds: float | None) -> str:
-    from recbole_kd.benchmark.console import duration
-
-    return "unknown until one cell of every kind has run" if seconds is None else f"about {duration(seconds)}"
+    print_plan([("", loaded.cells if cells is None else cells)], results, workers, as_json)
 
 
 def loaded_experiment(name: str, results: Path, use_tuned: bool, keep: bool = True) -> Experiment:

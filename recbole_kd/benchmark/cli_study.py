@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +22,16 @@ from recbole_kd.benchmark.cli import (
 )
 from recbole_kd.errors import UserError
 
+if TYPE_CHECKING:
+    from recbole_kd.benchmark.study.load import Part, Study
+
 
 def study(
     name: Annotated[str, typer.Argument(help="A study (properties/experiment/study_NAME.yaml), or all.")],
     smoke: Annotated[bool, typer.Option("--smoke", help="The small cut that the YAML names.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the cells, which exist and the time; changes nothing.")
+    ] = False,
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Train nothing; write the page from what exists.")
     ] = False,
@@ -49,6 +55,7 @@ def study(
     """Run the missing cells of a study, then write its page; the same command resumes."""
     from recbole_kd.benchmark.filters import parse_filter
     from recbole_kd.benchmark.placement import Where
+    from recbole_kd.benchmark.plan_page import print_plan
     from recbole_kd.benchmark.study import run
     from recbole_kd.benchmark.study.load import load_study, names
 
@@ -58,11 +65,18 @@ def study(
     keep = None if only is None else parse_filter(only)
     failed = 0
     asked = names() if name == "all" else [name]
-    weigh = (lambda cell: False) if page_only else keep
-    for loaded in [load_study(each, smoke=smoke, results=results, weigh=weigh) for each in asked]:
+    weigh = (lambda cell: False) if page_only or plan else keep
+    studies = [load_study(each, smoke=smoke, results=results, weigh=weigh) for each in asked]
+    if only is not None:
+        studies = [loaded.narrowed(only) for loaded in studies]
+    if plan:
+        parts = [(_title(loaded, part), part.experiment.cells) for loaded in studies for part in loaded.parts]
+        print_plan(parts, results, workers, as_json)
+        return
+    for loaded in studies:
         if not page_only:
             try:
-                failed += run.run_parts(loaded, results, where, reporter(quiet, as_json), keep)
+                failed += run.run_parts(loaded, results, where, reporter(quiet, as_json))
             except KeyboardInterrupt:
                 typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
                 raise typer.Exit(130) from None
@@ -71,6 +85,15 @@ def study(
     if failed:
         typer.echo(f"{failed} cells failed; see experiment.json of the parts in {results}", err=True)
         raise typer.Exit(1)
+
+
+def _title(loaded: Study, part: Part) -> str:
+    """Name of a study's part, with its place on the axis."""
+    from recbole_kd.benchmark.study.load import show_place
+
+    if part.x is None or loaded.spec.x is None:
+        return loaded.name
+    return f"{loaded.name}, {loaded.spec.x.label}: {show_place(part.x)}"
 
 
 def register(app: typer.Typer) -> None:

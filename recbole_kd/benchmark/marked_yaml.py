@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,23 @@ def load_marked(path: Path) -> MarkedDict:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not UTF-8 text"
         raise SpecError(f"{path}: cannot be read ({reason})") from error
-    return parse_marked(text, str(path))
+    return _copy(_parsed(text, str(path)))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, file_name: str) -> MarkedDict:
+    """A file, parsed once however many cells are made of it."""
+    return parse_marked(text, file_name)
+
+
+def _copy(value: Any) -> Any:
+    """Copy at every depth, marks included."""
+    if isinstance(value, MarkedDict):
+        result = MarkedDict(value.mark)
+        for key, item in value.items():
+            result.put(key, _copy(item), value.where(key))
+        return result
+    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_marked(text: str, file_name: str) -> MarkedDict:

@@ -273,6 +273,8 @@ def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
 def _with_controls(spec: ExperimentSpec, listed: list[_Variant], data: MarkedDict) -> Iterable[_Variant]:
     """Add the no-LLM and placebo controls of every teacher that is a language model, once each."""
     yield from listed
+    if not spec.controls:
+        return
     taken = {v.name for v in listed}
     have = {_teacher_key(v) for v in listed}
     for variant in listed:

@@ -11,7 +11,7 @@ import yaml
 
 from recbole_kd.benchmark.cli import main
 from recbole_kd.benchmark.study.load import load_study, names
-from recbole_kd.errors import SpecError
+from recbole_kd.errors import SpecError, UserError
 
 
 def call(*arguments: object) -> int:
@@ -151,6 +151,37 @@ def test_weights_are_the_grounding_of_what_a_user_was_given(write_study, place):
     # Cells differ by the content of the weights, not by where the file lies.
     elsewhere = load_study("trial", results=place / "elsewhere").parts[0].experiment.cells
     assert [c.cell for c in elsewhere] == [c.cell for c in study.parts[0].experiment.cells]
+
+
+def test_plan_and_a_part_of_a_study(write_study, place, capsys):
+    parts = [{"x": [4, 6], "over": {"dataset": {"max_item_list_length": "$x"}}}]
+    write_study({"parts": parts, "x": {"label": "length"}}, seeds=[1, 2])
+    results = place / "results"
+    assert call("study", "trial", "--plan", "--results", results) == 0
+    printed = capsys.readouterr().out
+    assert "trial, length: 4" in printed
+    assert "trial, length: 6" in printed
+    assert not results.exists()
+    whole = load_study("trial")
+    seed = whole.narrowed("seed=1")
+    assert {c.label.seed for c in seed.cells().values()} == {1}
+    assert len(seed.cells()) * 2 == len(whole.cells()) == seed.planned
+    assert seed.record()["command"].endswith("study trial --only seed=1")
+    with pytest.raises(UserError, match="leaves out the baseline 'plain' at 4"):
+        whole.narrowed("variant=wide")
+    with pytest.raises(UserError, match="leaves no cell"):
+        whole.narrowed("seed=7")
+
+
+def test_a_part_of_a_study_says_so(write_study, place):
+    write_study({}, seeds=[1, 2])
+    results = place / "results"
+    call("study", "trial", "--only", "seed=1", "-j", 0, "--quiet", "--results", results)
+    text = (results / "study_trial" / "trial.md").read_text(encoding="utf-8")
+    assert "A part of the study: 2 of its 4 runs, `seed=1`" in text
+    assert "Unfinished" not in text
+    assert "study trial --only seed=1\n```" in text
+    assert not (place / "docs").exists()
 
 
 def test_a_study_is_not_run_as_an_experiment(write_study, capsys):

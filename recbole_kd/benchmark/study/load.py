@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from recbole_kd.benchmark import properties, rooms, rundir
+from recbole_kd.benchmark.filters import parse_filter
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge, plain
 from recbole_kd.benchmark.resolve import Experiment, read_experiment, resolve
 from recbole_kd.benchmark.spec import PlannedCell
@@ -17,7 +19,7 @@ from recbole_kd.benchmark.study.spec import PartSpec, StudySpec, X
 from recbole_kd.benchmark.study.steps import check_steps
 from recbole_kd.benchmark.study.weights import weighted_variants, with_weights
 from recbole_kd.benchmark.validate import did_you_mean, validated
-from recbole_kd.errors import DataError, SpecError
+from recbole_kd.errors import DataError, SpecError, UserError
 
 PREFIX = "study_"
 FILE = "study.json"
@@ -52,6 +54,10 @@ class Study:
         Weighted variants whose weights have not been made.
     smoke : bool
     source : Path
+    only : str or None
+        The filter to which the study was narrowed, and
+    planned : int
+        how many runs the whole of it has.
     """
 
     name: str
@@ -63,6 +69,43 @@ class Study:
     pending: tuple[str, ...]
     smoke: bool
     source: Path
+    only: str | None = None
+    planned: int = 0
+
+    def cells(self) -> dict[str, PlannedCell]:
+        """Every planned cell of every part, each address once."""
+        return {cell.cell: cell for part in self.parts for cell in part.experiment.cells}
+
+    def narrowed(self, only: str) -> Study:
+        """A part of the study: the cells that pass the filter ``--only``; its page says so.
+
+        Raises
+        ------
+        SpecError
+            The filter is malformed.
+        UserError
+            It leaves nothing to compare: no cell at all, or none of the baseline.
+        """
+        keep = parse_filter(only)
+        parts = []
+        for part in self.parts:
+            cells = [cell for cell in part.experiment.cells if keep(cell)]
+            if not cells:
+                continue
+            baseline = part.experiment.spec.baseline
+            if all(cell.label.variant != baseline for cell in cells):
+                place = "" if part.x is None else f" at {show_place(part.x)}"
+                raise UserError(
+                    f"--only '{only}' leaves out the baseline '{baseline}'{place}, the base of every gain"
+                )
+            parts.append(replace(part, experiment=replace(part.experiment, cells=cells)))
+        if not parts:
+            raise UserError(
+                f"--only '{only}' leaves no cell of study {self.name}; see 'study {self.name} --plan'"
+            )
+        left = {cell.label.variant for part in parts for cell in part.experiment.cells}
+        points = [point for point in self.points if point["variant"] in left]
+        return replace(self, parts=parts, points=points, only=only, planned=len(self.cells()))
 
     def record(self) -> dict[str, Any]:
         """What ``study.json`` holds."""
@@ -78,10 +121,17 @@ class Study:
             "settings": self.spec.settings or {},
             "left_out": list(self.left_out),
             "pending": list(self.pending),
-            "command": f"python run_benchmark.py study {self.name}" + (" --smoke" if self.smoke else ""),
+            "only": self.only,
+            "planned": self.planned or len(self.cells()),
+            "command": self.command(),
             "parts": [{"x": part.x, "folder": f"../{part.experiment.name}"} for part in self.parts],
             "points": self.points,
         }
+
+    def command(self) -> str:
+        """The command line that makes the page."""
+        line = f"python run_benchmark.py study {self.name}" + (" --smoke" if self.smoke else "")
+        return line if self.only is None else f"{line} --only {shlex.quote(self.only)}"
 
     def write_record(self, results: Path) -> Path:
         """Write ``study.json``; return the folder of the study."""

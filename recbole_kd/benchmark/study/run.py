@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from recbole_kd.benchmark import rundir
 from recbole_kd.benchmark.console import Reporter
 from recbole_kd.benchmark.placement import Where
-from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.benchmark.study.load import Study, show_place
 from recbole_kd.benchmark.study.steps import run_after
-from recbole_kd.errors import StoreError, UserError
+from recbole_kd.errors import StoreError
 
 PAGES = Path("docs") / "results"
 
 
-def run_parts(
-    study: Study,
-    results: Path,
-    where: Where,
-    reporter: Reporter,
-    keep: Callable[[PlannedCell], bool] | None = None,
-) -> int:
+def run_parts(study: Study, results: Path, where: Where, reporter: Reporter) -> int:
     """Run the missing cells of every part; return the number of those that failed.
-
-    Parameters
-    ----------
-    keep : callable, optional
-        Only these cells (``--only``).
 
     Raises
     ------
@@ -41,31 +28,22 @@ def run_parts(
     from recbole_kd.benchmark.sweep import run_sweep
 
     study.write_record(results)
-    failed, chosen_any = 0, False
+    failed = 0
     builder = build if where.workers == 0 else build_in_child
     for part in study.parts:
-        cells = None if keep is None else [cell for cell in part.experiment.cells if keep(cell)]
-        if cells is not None and not cells:
-            continue
-        chosen_any = True
         engine, device = make_engine(where)
         with engine if where.scheduler is not None else nullcontext():
-            done = run_sweep(
-                part.experiment, results, engine, reporter, device=device, cells=cells, build=builder
-            )
+            done = run_sweep(part.experiment, results, engine, reporter, device=device, build=builder)
         if done.unwritten is not None:
             raise StoreError(done.unwritten)
         failed += len(done.failures)
         run_after(study.spec.after, results / part.experiment.name, show_place(part.x))
-    if not chosen_any:
-        raise UserError(f"--only leaves no cell of study {study.name}")
     return failed
 
 
 def missing(study: Study, results: Path) -> int:
     """Planned runs that do not exist yet; a variant whose weights do not exist counts once."""
-    planned = {cell.cell for part in study.parts for cell in part.experiment.cells}
-    lacking = [c for c in planned if not (rundir.run_path(results, c) / rundir.MANIFEST).is_file()]
+    lacking = [c for c in study.cells() if not (rundir.run_path(results, c) / rundir.MANIFEST).is_file()]
     return len(lacking) + len(study.pending)
 
 
@@ -73,7 +51,7 @@ def page_path(study: Study, results: Path, given: Path | None) -> Path:
     """Where the page goes: ``docs/results`` only when the study was run in full."""
     if given is not None:
         return given
-    whole = not study.smoke and missing(study, results) == 0
+    whole = not study.smoke and study.only is None and missing(study, results) == 0
     return (PAGES if whole else results / study.folder) / f"{study.name}.md"
 
 
