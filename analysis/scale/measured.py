@@ -66,20 +66,28 @@ def _interactions(results: Results) -> Measurement | None:
     return _median(each, "manifests, train interactions per user")
 
 
+_NEAR = 3  # epochs on either side of the end of distillation
+
+
 def _distil_factor(results: Results) -> Measurement | None:
-    """Seconds of a distilling epoch over a plain run's; never below 1 (a busy machine's noise)."""
+    """Seconds of the last distilling epochs over the first fine-tuning ones of a run; never below 1 (noise).
+
+    Neighbours in time met the same machine; a plain run may have been timed under another load. A run that
+    distils to its end says nothing.
+    """
     ratios = []
     for row in results.done.itertuples():
-        base = results.cells(row.dataset, row.backbone, results.baseline).get(int(row.seed))
-        if row.variant == results.baseline or base is None:
+        history = results.history(row.cell)
+        if not {"phase", "seconds"} <= set(history):
             continue
-        mine, other = results.history(row.cell), results.history(base)
-        if not {"phase", "seconds"} <= set(mine) or "seconds" not in other:
-            continue
-        taught = mine.loc[mine["phase"] == "distil", "seconds"]
-        if len(taught) and len(other):
-            ratios.append(max(1.0, float(taught.median()) / float(other["seconds"].median())))
-    return _median(ratios, "epoch tables, median distilling epoch over median plain epoch")
+        taught, plain = (
+            history.loc[history["phase"] == phase, "seconds"] for phase in ("distil", "fine-tune")
+        )
+        if len(taught) and len(plain):
+            ratios.append(max(1.0, float(taught.tail(_NEAR).median() / plain.head(_NEAR).median())))
+    return _median(
+        ratios, f"epoch tables, the last {_NEAR} epochs that distil over the next {_NEAR} of the same run"
+    )
 
 
 def _distil_share(results: Results) -> Measurement | None:
