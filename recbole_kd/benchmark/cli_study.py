@@ -53,7 +53,6 @@ def study(
     as_json: JsonOpt = False,
 ) -> None:
     """Run the missing cells of a study, then write its page; the same command resumes."""
-    from recbole_kd.benchmark.filters import parse_filter
     from recbole_kd.benchmark.placement import Where
     from recbole_kd.benchmark.plan_page import print_plan
     from recbole_kd.benchmark.study import run
@@ -62,13 +61,10 @@ def study(
     if name == "all" and page is not None:
         raise UserError("study all: --page names one page; leave it out, or name one study")
     where = Where(workers, scheduler, slurm, device, per_gpu)
-    keep = None if only is None else parse_filter(only)
     failed = 0
     asked = names() if name == "all" else [name]
-    weigh = (lambda cell: False) if page_only or plan else keep
-    studies = [load_study(each, smoke=smoke, results=results, weigh=weigh) for each in asked]
-    if only is not None:
-        studies = [loaded.narrowed(only) for loaded in studies]
+    weigh = not (page_only or plan)
+    studies = [load_study(each, smoke=smoke, results=results, only=only, weigh=weigh) for each in asked]
     if plan:
         parts = [(_title(loaded, part), part.experiment.cells) for loaded in studies for part in loaded.parts]
         print_plan(parts, results, workers, as_json)

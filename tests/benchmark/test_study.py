@@ -143,8 +143,12 @@ def test_weights_are_the_grounding_of_what_a_user_was_given(write_study, place):
     half = pd.read_parquet(files["mix@0.5"])["grounding"]
     assert half.mean() > found.mean() + 0.1
     # What is not wanted now and has no weights yet is put off, not run under another address.
-    late = load_study("trial", results=place / "late", weigh=lambda c: c.label.variant == "mix@1")
-    assert late.pending == ("mix@0.5",)
+    unweighed = load_study("trial", results=place / "late", weigh=False)
+    assert unweighed.pending == ("mix@0.5", "mix@1")
+    assert {c.label.variant for c in unweighed.cells().values()} == {"plain", "wide"}
+    late = load_study("trial", results=place / "late", only="variant=plain,wide,mix@1")
+    assert late.pending == ()
+    assert late.planned == len(study.cells())
     variants = {c.label.variant: c.cell for c in late.parts[0].experiment.cells if c.label.seed == 1}
     assert set(variants) == {"plain", "wide", "mix@1"}
     assert variants["mix@1"] in {c.cell for c in study.parts[0].experiment.cells}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,8 +76,14 @@ class Study:
         """Every planned cell of every part, each address once."""
         return {cell.cell: cell for part in self.parts for cell in part.experiment.cells}
 
-    def narrowed(self, only: str) -> Study:
+    def narrowed(self, only: str, unasked: int = 0) -> Study:
         """A part of the study: the cells that pass the filter ``--only``; its page says so.
+
+        Parameters
+        ----------
+        only : str
+        unasked : int
+            Runs of the whole that were left out before.
 
         Raises
         ------
@@ -105,7 +111,7 @@ class Study:
             )
         left = {cell.label.variant for part in parts for cell in part.experiment.cells}
         points = [point for point in self.points if point["variant"] in left]
-        return replace(self, parts=parts, points=points, only=only, planned=len(self.cells()))
+        return replace(self, parts=parts, points=points, only=only, planned=len(self.cells()) + unasked)
 
     def record(self) -> dict[str, Any]:
         """What ``study.json`` holds."""
@@ -150,7 +156,8 @@ def load_study(
     *,
     smoke: bool = False,
     results: Path | None = None,
-    weigh: Callable[[PlannedCell], bool] | None = None,
+    only: str | None = None,
+    weigh: bool = True,
 ) -> Study:
     """Read a study and resolve every cell of it.
 
@@ -162,12 +169,16 @@ def load_study(
         Lay the section ``study.smoke`` over everything.
     results : Path, optional
         Where the weights of ``weighted`` series are (made); without it they are left out.
-    weigh : callable, optional
-        Cells whose weights are made where they are missing; all by default.
+    only : str, optional
+        A part of the study: the filter ``--only``.
+    weigh : bool
+        Make the weights that are missing; else their variants wait.
 
     Raises
     ------
     SpecError
+    UserError
+        The filter leaves nothing to compare.
     """
     known = names()
     if not name.endswith((".yaml", ".yml")) and name not in known:
@@ -180,7 +191,7 @@ def load_study(
     folder = PREFIX + title + ("-smoke" if smoke else "")
     body, points = _with_series(data, spec)
     parts: list[Part] = []
-    left_out, pending = dict[str, None](), dict[str, None]()
+    left_out, pending, unasked = dict[str, None](), dict[str, None](), 0
     for x, over, tail in _parts(spec, data.where("study")):
         whole = _at_hand(_kept(merge(body, over), spec), spec.optional, left_out)
         if not whole["datasets"]:
@@ -189,11 +200,16 @@ def load_study(
         whole.put("experiment", folder + tail, data.where("experiment"))
         weighted = weighted_variants(spec, points)
         if results is not None and weighted:
-            wanted = None
-            if weigh is not None:
-                wanted = {c.label.variant for c in resolve(whole, path).cells if weigh(c)}
-            whole, put_off = with_weights(whole, weighted, results, wanted)
-            pending |= dict.fromkeys(put_off)
+            asked = resolve(whole, path).cells
+            chosen = asked if only is None else list(filter(parse_filter(only), asked))
+            # Weights are known per dataset; those of a dataset that nobody asked for must not be waited for.
+            there = {c.label.dataset for c in chosen} or set(whole["datasets"])
+            whole = _on(whole, [name for name in whole["datasets"] if name in there])
+            wanted = {c.label.variant for c in chosen}
+            whole, put_off = with_weights(whole, weighted, results, wanted if weigh else set())
+            pending |= dict.fromkeys(name for name in put_off if name in wanted)
+            gone = set(put_off) - wanted
+            unasked += sum(c.label.dataset not in there or c.label.variant in gone for c in asked)
         parts.append(Part(x, resolve(whole, path)))
     if not parts:
         raise SpecError(
@@ -201,7 +217,8 @@ def load_study(
         )
     planned = {cell.label.variant for part in parts for cell in part.experiment.cells}
     points = [point for point in points if point["variant"] in planned]
-    return Study(title, folder, spec, parts, points, tuple(left_out), tuple(pending), smoke, path)
+    study = Study(title, folder, spec, parts, points, tuple(left_out), tuple(pending), smoke, path)
+    return study if only is None else study.narrowed(only, unasked)
 
 
 def _study(data: MarkedDict, smoke: bool) -> tuple[StudySpec, MarkedDict]:
@@ -304,9 +321,13 @@ def _at_hand(data: MarkedDict, optional: list[str] | None, left_out: dict[str, N
             except DataError:
                 gone.append(name)
     left_out |= dict.fromkeys(gone)
+    return _on(data, [name for name in data["datasets"] if name not in gone])
+
+
+def _on(data: MarkedDict, datasets: list[str]) -> MarkedDict:
+    """The experiment on these datasets only."""
     result = data.without()
-    rest = [name for name in data["datasets"] if name not in gone]
-    result.put("datasets", rest, data.where("datasets"))
+    result.put("datasets", datasets, data.where("datasets"))
     return result
 
 

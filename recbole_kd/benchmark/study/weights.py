@@ -35,14 +35,14 @@ def weighted_variants(spec: StudySpec, points: list[dict[str, Any]]) -> list[str
 
 
 def with_weights(
-    data: MarkedDict, variants: list[str], results: Path, wanted: set[str] | None
+    data: MarkedDict, variants: list[str], results: Path, wanted: set[str]
 ) -> tuple[MarkedDict, list[str]]:
     """The experiment with ``distill.confidence`` of every weighted variant, on every dataset.
 
     Parameters
     ----------
-    wanted : set of str or None
-        Variants whose weights are made where they are missing; None: all.
+    wanted : set of str
+        Variants whose weights are made where they are missing.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def with_weights(
         if own.get("teacher") is None:
             raise SpecError(f"{mark}: variant '{variant}': 'weighted' needs a 'teacher'")
         teacher = rooms.teacher_spec(own["teacher"], own.get("profile"), mark)
-        make = wanted is None or variant in wanted
+        make = variant in wanted
         files = [grounding_file(results, dataset, teacher, make) for dataset in found]
         if any(path is None for path in files):
             pending.append(variant)
