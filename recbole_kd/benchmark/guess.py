@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from recbole_kd.baselines import COMPUTED
-from recbole_kd.benchmark.plan import CellState, Kind, Plan, kind_of
+from recbole_kd.baselines import COMPUTED, GENERATIVE
+from recbole_kd.benchmark import ranker_work
+from recbole_kd.benchmark.plan import CellState, Plan, kind_of
 from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.errors import UserError
@@ -22,6 +23,7 @@ _EPOCHS = 20  # until early stopping ends an ordinary run
 _BACKWARD = 3  # forward and backward pass over a forward one
 _START = 3.0  # seconds for reading, ranking, writing
 _PAIRWISE = ("BPR", "FPMC")  # losses over one negative instead of the catalogue
+_PROMPT, _NAME = 30, 5  # tokens of a generative model's prompt without items, and of an item's name
 _TEXT = 384  # width of the text vectors
 _LINES = 2_000_000  # of a file, read at most; the rest by its size
 
@@ -37,20 +39,10 @@ class Size:
 
 def guesses(plan: Plan) -> dict[str, float]:
     """Cell -> seconds, for cells whose kind has not run yet; empty where the data cannot be read."""
-    raw: dict[Kind, float] = {}
-    for state in plan.states:
-        kind = kind_of(state.planned)
-        if kind not in raw and (found := _guess(state.planned.spec)) is not None:
-            raw[kind] = found
-    ratios = [
-        s.estimate / raw[kind_of(s.planned)] for s in _ran(plan) if s.estimate and kind_of(s.planned) in raw
-    ]
+    raw = {s.cell: found for s in plan.states if (found := _guess(s.planned.spec)) is not None}
+    ratios = [s.estimate / raw[s.cell] for s in _ran(plan) if s.estimate and s.cell in raw]
     scale = statistics.median(ratios) if ratios else 1.0
-    return {
-        s.cell: scale * raw[kind_of(s.planned)]
-        for s in plan.states
-        if s.estimate is None and kind_of(s.planned) in raw
-    }
+    return {s.cell: scale * raw[s.cell] for s in plan.states if s.estimate is None and s.cell in raw}
 
 
 def _ran(plan: Plan) -> list[CellState]:
@@ -60,9 +52,10 @@ def _ran(plan: Plan) -> list[CellState]:
 
 def _guess(cell: CellSpec) -> float | None:
     if cell.ranker is not None:
-        return None  # the language model decides
+        asked = ranker_work.work(cell)
+        return None if asked is None else _START + asked / _SPEED
     try:
-        size = file_size(str(cell.dataset.folder() / f"{cell.dataset.name}.inter"), *_columns(cell))
+        size = size_of(cell)
     except (UserError, OSError, ValueError):
         return None
     name = cell.student.model.removesuffix("KD")
@@ -81,6 +74,8 @@ def epoch_work(cell: CellSpec, size: Size) -> float:
     length, n = cell.dataset.max_item_list_length, size.interactions
     name = student.model.removesuffix("KD")
     width = int(h.get("hidden_size") or h.get("embedding_size") or 64)
+    if name in GENERATIVE:
+        return _generative_work(h, size)
     if name == "Recformer":
         return _language_work(h, size, length)
     encoder = _encoder_work(name, h, width, length)
@@ -124,8 +119,28 @@ def _language_work(h: dict[str, Any], size: Size, length: int) -> float:
     )
 
 
-def _columns(cell: CellSpec) -> tuple[str, str]:
-    return cell.dataset.fields.user, cell.dataset.fields.item
+def _generative_work(h: dict[str, Any], size: Size) -> float:
+    """Prompts of training and validation, and a beam search in which every hypothesis is a sequence."""
+    inner = int(h["d_kv"]) * int(h["n_heads"])
+    layer = 4 * int(h["d_model"]) * inner + 2 * int(h["d_model"]) * int(h["d_ff"])
+    prompt = layer * int(h["n_layers"]) * (_PROMPT + _NAME * int(h["history"]))
+    search = 2 * layer * int(h["n_layers"]) * int(h["beam"]) * _NAME
+    trained, searched = h["examples"] or size.interactions, h["valid_users"] or size.users
+    return float(_BACKWARD * trained * prompt + searched * (prompt + search))
+
+
+def size_of(cell: CellSpec) -> Size:
+    """Size of a cell's file.
+
+    Raises
+    ------
+    UserError, OSError, ValueError
+        It cannot be read.
+    """
+    dataset = cell.dataset
+    return file_size(
+        str(dataset.folder() / f"{dataset.name}.inter"), dataset.fields.user, dataset.fields.item
+    )
 
 
 @cache

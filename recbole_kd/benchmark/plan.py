@@ -77,7 +77,7 @@ def make_plan(cells: Iterable[PlannedCell], results: Path) -> Plan:
         if planned.cell not in verdicts:
             verdicts[planned.cell] = _verdict(results, planned.cell)
         status, reason = verdicts[planned.cell]
-        states.append(CellState(planned, status, reason, history.get(kind_of(planned))))
+        states.append(CellState(planned, status, reason, _expected(planned, history)))
     return Plan(states)
 
 
@@ -124,12 +124,22 @@ def kind_of(planned: PlannedCell) -> Kind:
     )
 
 
+def _expected(planned: PlannedCell, history: dict[Kind, float]) -> float | None:
+    known = history.get(kind_of(planned))
+    if known is None or planned.spec.ranker is None:
+        return known
+    from recbole_kd.benchmark.ranker_work import planned_tokens
+
+    tokens = planned_tokens(planned.spec)
+    return None if tokens is None else known * tokens
+
+
 def _kind(model: str, system: object) -> str:
     return model if system is None else f"{model}+{system}"
 
 
 def durations(results: Path) -> dict[Kind, float]:
-    """Median seconds of the finished cells of every kind."""
+    """Median seconds of the finished cells of every kind; of rankers: per token (``ranker_work``)."""
     seen: dict[Kind, list[float]] = {}
     for path in rundir.finished(results):
         try:
@@ -138,10 +148,18 @@ def durations(results: Path) -> dict[Kind, float]:
                 str(manifest["written_as"]["dataset"]),
                 _kind(str(manifest["model"]), manifest.get("system")),
             )
-            seen.setdefault(kind, []).append(float(manifest["seconds"]["total"]))
+            seen.setdefault(kind, []).append(_took(manifest))
         except (StoreError, KeyError, TypeError, ValueError):
             continue
     return {kind: statistics.median(values) for kind, values in seen.items()}
+
+
+def _took(manifest: dict[str, Any]) -> float:
+    if "ranker" not in manifest:
+        return float(manifest["seconds"]["total"])
+    from recbole_kd.benchmark.ranker_work import seconds_per_token
+
+    return seconds_per_token(manifest)
 
 
 def tidy(results: Path, plan: Plan) -> list[tuple[CellState, Path]]:

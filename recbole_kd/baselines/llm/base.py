@@ -100,6 +100,45 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """How much a cell asks, for :meth:`LLMRanker.work`.
+
+    Attributes
+    ----------
+    users, top : int
+        Asked users of all parts together, and candidates of each.
+    positions : int
+        Of the train part, roughly: interactions of the file.
+    max_new_tokens : int
+        Longest answer that the model's decoding allows.
+    """
+
+    users: int
+    top: int
+    positions: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens that a language model on this machine goes through for a cell; rough, for the time of ``plan``.
+
+    Attributes
+    ----------
+    read, written, learned : float
+        Of prompts; of answers, one after the other; of training examples, over all epochs.
+    """
+
+    read: float = 0.0
+    written: float = 0.0
+    learned: float = 0.0
+
+
+TITLE = 10
+"""Tokens of a title and what separates it from the next, roughly; for :class:`Work`."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """What training a ranker gave; the zero-shot ones return ``Fitted()``.
 
@@ -208,6 +247,11 @@ class LLMRanker(ABC):
     def source(cls, params: Mapping[str, Any], domain: str) -> dict[str, str]:
         """What else decides the numbers (prompt file, ...) -> version; part of the cell's address."""
         return {}
+
+    @classmethod
+    def work(cls, params: Mapping[str, Any], scope: Scope) -> Work:
+        """What a cell costs a local model, roughly; nothing where no model is asked."""
+        return Work()
 
     def fit(self) -> Fitted:
         """Train, where there is anything to train."""

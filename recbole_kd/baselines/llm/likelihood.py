@@ -24,7 +24,7 @@ from profiles.prompts.kind import Message
 from profiles.spec import WriterSpec
 from profiles.store import Call, Store, Writer
 from recbole_kd.baselines.llm.asking import check_backend
-from recbole_kd.baselines.llm.base import Context, LLMRanker, Ranking, Usage
+from recbole_kd.baselines.llm.base import TITLE, Context, LLMRanker, Ranking, Scope, Usage, Work
 from recbole_kd.baselines.llm.candidates import CandidateSets
 from recbole_kd.baselines.llm.params import Params, check_profile, known_of, read_params
 from recbole_kd.baselines.llm.prompt import LIKELIHOOD, RankingPrompt
@@ -58,6 +58,12 @@ class Likelihood(LLMRanker):
     def source(cls, params: Mapping[str, Any], domain: str) -> dict[str, str]:
         """Version of the prompt."""
         return {"prompt": RankingPrompt(LIKELIHOOD, domain, "titles").version}
+
+    @classmethod
+    def work(cls, params: Mapping[str, Any], scope: Scope) -> Work:
+        """The history once, every title after it and, to calibrate, after nothing."""
+        times = 2 if params["calibrate"] else 1
+        return Work(scope.users * TITLE * (params["history"] + times * scope.top))
 
     def rank(self, sets: CandidateSets) -> Ranking:
         """Score the titles of every user's candidates; what the store has is not computed again."""

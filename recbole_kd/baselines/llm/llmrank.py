@@ -21,7 +21,7 @@ from pydantic import Field
 from profiles.prompts.kind import Message
 from profiles.spec import WriterSpec
 from recbole_kd.baselines.llm.asking import ask, check_backend, usage_of
-from recbole_kd.baselines.llm.base import Context, LLMRanker, Ranking
+from recbole_kd.baselines.llm.base import TITLE, Context, LLMRanker, Ranking, Scope, Work
 from recbole_kd.baselines.llm.candidates import CandidateSets, Floats
 from recbole_kd.baselines.llm.params import Params, check_profile, known_of, read_params
 from recbole_kd.baselines.llm.parse import parse_ranking
@@ -31,6 +31,8 @@ from recbole_kd.data.types import IntArray
 from recbole_kd.errors import SpecError
 
 ORDERS = ("shuffled", "retriever")
+# Tokens of a prompt without titles, and of a line of an answer beside its title.
+_FRAME, _LINE = 130, 3
 
 
 class LLMRank(LLMRanker):
@@ -61,6 +63,13 @@ class LLMRank(LLMRanker):
     def source(cls, params: Mapping[str, Any], domain: str) -> dict[str, str]:
         """Version of the prompt."""
         return {"prompt": RankingPrompt(params["prompt"], domain, params["answer"]).version}
+
+    @classmethod
+    def work(cls, params: Mapping[str, Any], scope: Scope) -> Work:
+        """A prompt and an answer per user and shuffle."""
+        prompts, answer = scope.users * params["bootstrap"], scope.top * (TITLE + _LINE)
+        read = prompts * (_FRAME + TITLE * (params["history"] + scope.top))
+        return Work(read, prompts * min(answer, scope.max_new_tokens))
 
     def rank(self, sets: CandidateSets) -> Ranking:
         """Ask for every user and shuffle; sum the places."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_kd.baselines.llm.base import Fitted, LLMRanker, Ranking, Usage
+from recbole_kd.baselines.llm.base import TITLE, Fitted, LLMRanker, Ranking, Scope, Usage, Work
 from recbole_kd.baselines.llm.candidates import CandidateSets, Floats, reranked
 from recbole_kd.baselines.llm.tuned.examples import other_items, some_users
 from recbole_kd.baselines.llm.tuned.llamarec import LlamaRec, LlamaRecSpec
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _VALID, _NEGATIVES = 1, 4  # streams of the seed
 _FOLDER = "tuned"
+# Tokens of the published prompts without titles; of TALLRec's question behind the target; of a letter.
+_TALLREC, _BEHIND, _LLAMAREC, _LETTER = 110, 15, 60, 4
 
 
 class TunedRanker(LLMRanker):
@@ -113,6 +115,13 @@ class TallRecRanker(TunedRanker):
     Spec = TallRecSpec
     name = "tallrec"
 
+    @classmethod
+    def work(cls, params: Mapping[str, Any], scope: Scope) -> Work:
+        """A question per example and validation user; the history once and every candidate; the AUC."""
+        asks = _TALLREC + TITLE * params["history"]
+        read = scope.users * (2 * asks + scope.top * (TITLE + _BEHIND))
+        return _tuning(params, params["shots"] or scope.positions, asks, read, scope)
+
     @cached_property
     def system(self) -> TallRec:
         """Questions about this split."""
@@ -158,6 +167,12 @@ class LlamaRecRanker(TunedRanker):
 
     Spec = LlamaRecSpec
     name = "llamarec"
+
+    @classmethod
+    def work(cls, params: Mapping[str, Any], scope: Scope) -> Work:
+        """A prompt per example, validation user and user."""
+        asks = _LLAMAREC + (TITLE + _LETTER) * (params["history"] + params["candidates"])
+        return _tuning(params, params["examples"] or scope.positions, asks, scope.users * asks, scope)
 
     @cached_property
     def system(self) -> LlamaRec:
@@ -240,3 +255,10 @@ class LlamaRecRanker(TunedRanker):
             return float(per_user(ranks, "NDCG@10").mean())
 
         return value
+
+
+def _tuning(params: Mapping[str, Any], examples: int, tokens: int, read: float, scope: Scope) -> Work:
+    """Training and validation beside what is read for the ranks; ``tokens`` of an example."""
+    epochs = params["tune"]["epochs"]
+    valid = (epochs + 1) * (params["valid_users"] or scope.users) * tokens
+    return Work(read + valid, learned=epochs * examples * tokens)
