@@ -237,6 +237,13 @@ def test_list_shows_what_experiments_can_name(place, capsys):
     assert {"tiny", "ml-100k"} <= names
     assert call("list", "models") == 0
     assert "BERT4RecKD" in capsys.readouterr().out
+    assert call("list", "baselines", "--json") == 0
+    about = {entry["name"]: entry["about"] for entry in json.loads(capsys.readouterr().out)}
+    rankers = {name.removeprefix("ranker: ") for name in about if name.startswith("ranker: ")}
+    assert rankers == {"retriever", "llmrank", "likelihood", "tallrec", "llamarec"}
+    assert "Needs when serving: its retriever and a chat model" in about["ranker: llmrank"]
+    assert "Needs when serving: language model" in about["P5"]
+    assert "Needs when serving" not in about["Pop"]
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from recbole_kd.baselines import COMPUTED, GENERATIVE, SYSTEMS, TRAINED
+from recbole_kd.baselines import COMPUTED, GENERATIVE, SERVING, SYSTEMS, TRAINED
+from recbole_kd.baselines.llm import RANKERS
+from recbole_kd.baselines.llm import SERVING as RANKER_SERVING
 from recbole_kd.benchmark import properties
 from recbole_kd.benchmark.marked_yaml import load_marked
 from recbole_kd.benchmark.prefix import available
@@ -51,12 +53,19 @@ def _schedules() -> Entries:
 
 
 def _baselines() -> Entries:
-    """Models of their own, systems that are laid on a backbone, and whatever RecBole brings along."""
-    own = [(name, _about(properties.find("model", name))) for name in (*COMPUTED, *TRAINED, *GENERATIVE)]
-    laid = [(f"system: {name}", _about(properties.find("system", name))) for name in SYSTEMS]
+    """Models of their own, systems on a backbone, re-rankers of its candidates, and RecBole's own models."""
+    own = [(name, _needing("model", name, SERVING)) for name in (*COMPUTED, *TRAINED, *GENERATIVE)]
+    laid = [(f"system: {name}", _needing("system", name, SERVING)) for name in SYSTEMS]
+    asked = [(f"ranker: {name}", _needing("ranker", name, RANKER_SERVING)) for name in RANKERS]
     named = {name for name, _ in own}
     theirs = [(n, "RecBole's own class and Trainer, prefix mode") for n in available() if n not in named]
-    return own + laid + theirs
+    return own + laid + asked + theirs
+
+
+def _needing(kind: str, name: str, needs: Mapping[str, str]) -> str:
+    """The head of the file, and what serving needs beyond the trained weights."""
+    about = _about(properties.find(kind, name))
+    return f"{about} Needs when serving: {needs[name]}." if name in needs else about
 
 
 _KINDS: dict[str, Callable[[], Entries]] = {

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from recbole_kd.models.side import SideInputs
     from recbole_kd.ranking import Ranks
     from recbole_kd.training.fit import FitResult, OnEpoch
-    from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
+    from recbole_kd.training.spec import DiagnosticsSpec
 
 Ranker = Callable[["EvalSet"], "Ranks"]
 
 
-def serving_needs(student: StudentSpec) -> str:
-    """``nothing``, ``vectors`` of profiles for every user who is served, or a ``language encoder``."""
+def serving_needs(spec: CellSpec) -> str:
+    """``nothing``, or what of these: ``vectors`` or ``texts`` of profiles for every user who is served, a
+    ``language encoder``, a ``language model``."""
+    student = spec.student
+    if spec.ranker is not None:
+        reads = "" if spec.inputs is None else ", texts"
+        return "nothing" if spec.ranker["spec"]["llm"] is None else f"language model{reads}"
     return SERVING.get(student.model if student.system is None else student.system.name, "nothing")
 
 

@@ -41,6 +41,28 @@ def test_the_cost_of_a_run_is_that_of_its_teacher_s_texts_and_its_training(cells
     assert "llm_usd" not in run_cost(cells["openai"], unpriced, seconds)
 
 
+def test_profiles_that_are_read_when_serving_are_counted_apart(write_experiment):
+    def cell(teacher):
+        ranker = {"ranker": "likelihood", "params": {"profile": "beside"}, "inputs": {"teacher": teacher}}
+        given = {"variants": {"plain": {}, "reads": ranker}, "seeds": [1], "controls": "none"}
+        given["candidates"] = {"retriever": {"backbone": "SASRec", "variant": "plain"}}
+        write_experiment("reads", given)
+        return load_experiment("reads").cells[-1].spec
+
+    read = {"writer": {**WRITER, "price_usd": None}, "n_users": 20}
+    found = run_cost(cell("smollm2"), None, {}, read)
+    assert {k: v for k, v in found.items() if k.startswith("llm_")} == dict.fromkeys((*SPENT, "llm_usd"), 0.0)
+    expected = {name.replace("llm_", "read_"): value for name, value in SPENT.items()}
+    assert {k: v for k, v in found.items() if k.startswith("read_")} == {
+        **expected,
+        "read_usd": 0.0,
+        "read_users": 20.0,
+    }
+    # A template costs nothing; an endpoint without a price is not free.
+    assert run_cost(cell("template"), None, {}, read)["read_calls"] == 0
+    assert "read_usd" not in run_cost(cell("openai"), None, {}, read)
+
+
 def test_a_file_of_vectors_that_tells_nothing_has_no_cost(cells):
     assert run_cost(cells["file"], {"writer": None}, {"train": 2.0}) == {"train_seconds": 2.0}
     assert run_cost(cells["file"], None, {}) == {}

@@ -16,3 +16,12 @@ RANKERS: dict[str, str] = {
     "llamarec": "recbole_kd.baselines.llm.tuned.rankers:LlamaRecRanker",
 }
 """name -> class"""
+
+SERVING: dict[str, str] = {
+    "retriever": "its retriever",
+    "llmrank": "its retriever and a chat model, local or an endpoint: a written answer per shuffle and user",
+    "likelihood": "its retriever and a local language model: the history and N titles read per user",
+    "tallrec": "its retriever and a local language model with adapters: N questions read per user",
+    "llamarec": "its retriever and a local language model with adapters: one prompt read per user",
+}
+"""name -> what must be at hand for every user it serves; with ``profile:`` also the user's stored text"""
