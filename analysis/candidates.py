@@ -18,6 +18,9 @@ from recbole_kd.metrics import per_user
 FILE = "candidates.parquet"
 LOOP = "loop.json"
 _LABELS = ["dataset", "backbone", "variant"]
+_TIMED = ["p50_ms", "p95_ms"]
+# What a language model took while it was timed; missing in files of earlier versions.
+_TOOK = ["calls_per_user", "prompt_tokens", "completion_tokens", "usd_per_1000"]
 _COLUMNS = [*_LABELS, "seed", "cell", "user", "rank", "candidate_rank", "composed"]
 
 
@@ -125,10 +128,11 @@ def read_loop(results: Results) -> pd.DataFrame:
     """
     path = results.directory / LOOP
     if not path.is_file():
-        return pd.DataFrame(columns=[*_LABELS, "p50_ms", "p95_ms"])
+        return pd.DataFrame(columns=[*_LABELS, "cell", "users", *_TIMED, *_TOOK])
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return pd.DataFrame(rows)[[*_LABELS, "cell", "users", "p50_ms", "p95_ms"]]
+        found = pd.DataFrame(rows)
+        return found[[*_LABELS, "cell", "users", *_TIMED]].join(found.reindex(columns=_TOOK).astype(float))
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: damaged ({error}); run loop-latency again") from None
 

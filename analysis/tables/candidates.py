@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from analysis import wording
 from analysis.candidates import candidate_frame, protocol_words, read_candidates
 from analysis.load import Results
@@ -63,6 +65,29 @@ def candidates_table(results: Results, *, digits: int = 4) -> Table:
         ),
         rows=tuple(rows),
         groups=tuple(groups),
-        notes=(),
+        notes=tuple(_asides(results)),
         frame=frame,
     )
+
+
+def _asides(results: Results) -> Iterator[str]:
+    """What rankers say of themselves beside their ranks: answers of no use, TALLRec's published measure."""
+    for method in results.methods():
+        said = [
+            ((results.manifests[cell].get("ranker") or {}).get("parts") or {}).get(results.split) or {}
+            for cell in results.cells(*method).values()
+        ]
+        name = " ".join(method)
+        written = [part for part in said if "answers_unusable" in part]
+        if written:
+            asked, useless, left = (
+                sum(part[key] for part in written) for key in ("messages", "answers_unusable", "unparsed")
+            )
+            yield (
+                f"{name}: {asked} answers; {useless} times one placed nothing, {left} times it left "
+                "a candidate in the retriever's order"
+            )
+        known = [part["auc"] for part in said if part.get("auc") is not None]
+        if known:
+            mean = wording.number(sum(known) / len(known), 3)
+            yield f"{name}: AUC {mean} on the asked users' targets (TALLRec's published measure)"

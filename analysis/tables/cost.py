@@ -13,12 +13,19 @@ from analysis.summary import summarise
 from analysis.table import Cell, Column, Table
 
 TIMED = ("p50_ms", "p95_ms")
+# In manifests: what writing the profiles took that a method reads when it serves.
+_READ = "read_"
 _SERVED = {
     "p50_ms": ("p50 ms", 2),
     "p95_ms": ("p95 ms", 2),
     "calls_per_user": ("Calls/user", 1),
     "tokens_per_user": ("Tokens/user", 0),
     "usd_per_1000": ("USD/1,000", 4),
+}
+_PROFILE = {
+    "profile_tokens": ("Profile tokens/user", 0),
+    "profile_seconds": ("Profile s/user", 2),
+    "profile_usd_per_1000": ("Profile USD/1,000 users", 4),
 }
 
 
@@ -28,7 +35,7 @@ def _priced(results: Results, cells: list[str]) -> dict[str, float]:
     for cell in cells:
         cost = results.manifests[cell].get("cost")
         for key, value in (cost if isinstance(cost, dict) else {}).items():
-            if key == "train_seconds":  # the table's own column
+            if key == "train_seconds" or key.startswith(_READ):  # columns of their own
                 continue
             if isinstance(value, int | float) and not isinstance(value, bool):
                 totals.setdefault(f"cost_{key}", []).append(float(value))
@@ -41,13 +48,19 @@ _LOOP = (
     "user, one at a time, measured by loop-latency with all methods in turn."
 )
 
+_PROFILES = (
+    " Profile tokens, seconds and USD: of writing the stored text that the method reads when it serves, "
+    "spent once per user and profile, not per request, and no part of the columns per user or 1,000 lists."
+)
+
 
 def cost_frame(results: Results) -> pd.DataFrame:
     """One row per method: quality on the primary metric and mean cost over its runs.
 
     Columns ``train_seconds``, ``epochs``, ``peak_memory_mb``, ``n_parameters``,
-    ``profile_coverage``, ``serving_needs`` (nothing, or vectors of profiles for whoever is served) and one
-    ``cost_<name>`` per number under ``cost`` in the manifests.
+    ``profile_coverage``, ``serving_needs`` (nothing, or vectors of profiles for whoever is served), one
+    ``cost_<name>`` per number under ``cost`` in the manifests, what serving asks of a language model, and
+    ``profile_<name>``: what the stored profile of one user took that a method reads when it serves.
     """
     metric = results.metrics[0]
     summaries = summarise(results, [metric])
@@ -63,11 +76,21 @@ def cost_frame(results: Results) -> pd.DataFrame:
             row[name] = float(values.mean()) if len(values) else float("nan")
         needs = {str(results.manifests[c].get("serving_needs") or "nothing") for c in cells}
         row["serving_needs"] = ", ".join(sorted(needs))
-        rows.append(row | _priced(results, cells) | _served(results, cells))
+        rows.append(row | _priced(results, cells) | _served(results, cells) | _written(results, cells))
     frame, timed = pd.DataFrame(rows), read_loop(results)
-    if len(timed) and len(frame):
-        keys = ["dataset", "backbone", "variant"]
-        frame = frame.merge(timed[[*keys, *TIMED]], on=keys, how="left")
+    return _with_timing(frame, timed) if len(timed) and len(frame) else frame
+
+
+def _with_timing(frame: pd.DataFrame, timed: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds of loop-latency, and what it counted for methods whose runs do not count (P5)."""
+    keys = ["dataset", "backbone", "variant"]
+    asks = timed["calls_per_user"] > 0
+    took = timed[["calls_per_user", "usd_per_1000"]].where(asks)
+    took["tokens_per_user"] = (timed["prompt_tokens"] + timed["completion_tokens"]).where(asks)
+    counted = frame[keys].merge(timed[keys].join(took), on=keys, how="left")
+    frame = frame.merge(timed[[*keys, *TIMED]], on=keys, how="left")
+    for name in took:
+        frame[name] = frame[name].fillna(counted[name]) if name in frame else counted[name]
     return frame
 
 
@@ -87,6 +110,28 @@ def _served(results: Results, cells: list[str]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
+def _written(results: Results, cells: list[str]) -> dict[str, float]:
+    """Means over runs of what one user's stored profile took; empty where none is read when serving."""
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        cost = results.manifests[cell].get("cost") or {}
+        users = cost.get(f"{_READ}users")
+        if not users:
+            continue
+        counted = {
+            name: cost.get(f"{_READ}{name}")
+            for name in ("prompt_tokens", "completion_tokens", "seconds", "usd")
+        }
+        if counted["prompt_tokens"] is not None and counted["completion_tokens"] is not None:
+            tokens = counted["prompt_tokens"] + counted["completion_tokens"]
+            found.setdefault("profile_tokens", []).append(tokens / users)
+        if counted["seconds"] is not None:
+            found.setdefault("profile_seconds", []).append(counted["seconds"] / users)
+        if counted["usd"] is not None:
+            found.setdefault("profile_usd_per_1000", []).append(1000 * counted["usd"] / users)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
 def _digits(name: str) -> int:
     """Counts have no decimals."""
     return 0 if name.endswith(("_tokens", "_calls")) else 2
@@ -99,7 +144,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
     heads = {"train_seconds": ("Seconds", 1), "epochs": ("Epochs", 1), "peak_memory_mb": ("Peak MB", 0)}
     heads |= {"n_parameters": ("Parameters", 0), "profile_coverage": ("Coverage", 2)}
     heads |= {c: (c.removeprefix("cost_").replace("_", " "), _digits(c)) for c in priced}
-    heads |= {name: head for name, head in _SERVED.items() if name in frame}
+    heads |= {name: head for name, head in (_SERVED | _PROFILE).items() if name in frame}
     rows: list[tuple[Cell, ...]] = []
     groups: list[int] = []
     group = None
@@ -121,6 +166,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
             "are training time as the run measured it, on a machine that other runs may have shared. What "
             "begins with llm is the sum over the teacher's texts, spent once for all runs that share them."
             + (_LOOP if any(name in frame for name in _SERVED) else "")
+            + (_PROFILES if any(name in frame for name in _PROFILE) else "")
         ),
         columns=(
             *(Column(c, "l") for c in ("Dataset", "Backbone", "Variant")),

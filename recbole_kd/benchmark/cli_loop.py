@@ -41,9 +41,15 @@ def loop_latency(
         return
     from recbole_kd.benchmark.tables import show, simple_table
 
-    heads = ["dataset", "backbone", "variant", "users", "p50 ms", "p95 ms"]
+    heads = ["dataset", "backbone", "variant", "users", "p50 ms", "p95 ms", "calls", "tokens", "USD/1,000"]
     shown = [
-        [r.dataset, r.backbone, r.variant, str(r.users), f"{r.p50_ms:.2f}", f"{r.p95_ms:.2f}"] for r in rows
+        [
+            *(r.dataset, r.backbone, r.variant, str(r.users), f"{r.p50_ms:.2f}", f"{r.p95_ms:.2f}"),
+            f"{r.calls_per_user:.1f}",
+            f"{r.prompt_tokens + r.completion_tokens:,.0f}",
+            "?" if r.usd_per_1000 is None else f"{r.usd_per_1000:,.4f}",
+        ]
+        for r in rows
     ]
     show(simple_table(heads, shown))
     typer.echo(f"one user at a time, interleaved in random order; kept in {results / loaded.name / FILE}")

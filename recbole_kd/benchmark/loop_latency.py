@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_kd.baselines.llm.base import Usage
 from recbole_kd.baselines.llm.candidates import CandidateSets, build_candidates, take_rows
 from recbole_kd.baselines.llm.spec import CandidatesSpec
 from recbole_kd.benchmark import record, rundir
@@ -30,12 +31,16 @@ from recbole_kd.errors import UserError
 
 FILE = "loop.json"
 _QUICK = 0.05  # seconds: who answers faster is served twice, and the second time counts
-Serve = Callable[[EvalSet], object]
+Serve = Callable[[EvalSet], Usage]
+"""serves one user; says what a language model took, nothing where there is none"""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Milliseconds per user of one method."""
+    """Milliseconds per user of one method, and what a language model took for that: means over the users.
+
+    ``usd_per_1000`` is per 1,000 lists of recommendations; ``None`` where the model has no known price.
+    """
 
     dataset: str
     backbone: str
@@ -44,6 +49,10 @@ class Timed:
     users: int
     p50_ms: float
     p95_ms: float
+    calls_per_user: float
+    prompt_tokens: float
+    completion_tokens: float
+    usd_per_1000: float | None
 
 
 def measure_loop(
@@ -124,13 +133,27 @@ def _measure(
                 note(f"{cell.label}: not timed ({error})")
                 continue
             served.append((cell, serve))
-        times = _times([serve for _, serve in served], part)
-    rows = []
-    for (cell, _), mine in zip(served, times.T, strict=True):
-        p50, p95 = (float(np.percentile(mine, p)) for p in (50, 95))
-        label = cell.label
-        rows.append(Timed(label.dataset, label.backbone, label.variant, cell.cell, len(mine), p50, p95))
-    return rows
+        times, usages = _times([serve for _, serve in served], part)
+    return [_row(cell, mine, used) for (cell, _), mine, used in zip(served, times.T, usages, strict=True)]
+
+
+def _row(cell: PlannedCell, times: np.ndarray, usages: Sequence[Usage]) -> Timed:
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(usage, name)[0] for usage in usages]))
+
+    p50, p95 = (float(np.percentile(times, p)) for p in (50, 95))
+    usd = mean("usd")
+    return Timed(
+        **cell.label.model_dump(include={"dataset", "backbone", "variant"}),
+        cell=cell.cell,
+        users=len(times),
+        p50_ms=p50,
+        p95_ms=p95,
+        calls_per_user=mean("calls"),
+        prompt_tokens=mean("prompt_tokens"),
+        completion_tokens=mean("completion_tokens"),
+        usd_per_1000=None if np.isnan(usd) else 1000 * usd,
+    )
 
 
 def _is(cell: PlannedCell, spec: CandidatesSpec, dataset: str) -> bool:
@@ -139,30 +162,47 @@ def _is(cell: PlannedCell, spec: CandidatesSpec, dataset: str) -> bool:
     return (label.dataset, label.backbone, label.variant) == (dataset, wanted.backbone, wanted.variant)
 
 
-def _times(serve: Sequence[Serve], part: EvalSet) -> np.ndarray:
-    """Milliseconds [users, methods]; row 0 of ``part`` warmed up."""
+def _times(serve: Sequence[Serve], part: EvalSet) -> tuple[np.ndarray, list[list[Usage]]]:
+    """Milliseconds [users, methods] and what each method took for every user; row 0 of ``part`` warmed up."""
     draw, n = np.random.default_rng(0), max(len(part) - 1, 1)
-    times = np.empty((n, len(serve)))
+    times, usages = np.empty((n, len(serve))), [[Usage.zeros(1)] * n for _ in serve]
     for row in range(n):
         user = take_rows(part, np.array([min(row + 1, len(part) - 1)]))
-        for place in draw.permutation(len(serve)):
-            took = _seconds(serve[place], user)
+        for place in draw.permutation(len(serve)).tolist():
+            took, usages[place][row] = _timed(serve[place], user)
             # A language model that had the processor for seconds leaves cold caches, as no server's are.
-            times[row, place] = 1000 * (took if took > _QUICK else _seconds(serve[place], user))
-    return times
+            times[row, place] = 1000 * (took if took > _QUICK else _timed(serve[place], user)[0])
+    return times, usages
 
 
-def _seconds(serve: Serve, user: EvalSet) -> float:
+def _timed(serve: Serve, user: EvalSet) -> tuple[float, Usage]:
     begin = time.perf_counter()
-    serve(user)
-    return time.perf_counter() - begin
+    usage = serve(user)
+    return time.perf_counter() - begin, usage
 
 
 def _server(cell: PlannedCell, results: Path, split: Split, device: str, scratch: Path) -> Serve:
     """What serves one user by the method of a cell."""
-    if cell.spec.ranker is None:
-        score = open_scorer(results, rundir.run_path(results, cell.cell), split, device)
-        return lambda user: score(user, slice(0, 1)).cpu()
+    if cell.spec.ranker is not None:
+        return _ranker(cell, results, split, device, scratch)
+    score = open_scorer(results, rundir.run_path(results, cell.cell), split, device)
+    # A generative model reads and writes tokens as a language model does.
+    count = getattr(getattr(score, "__self__", None), "tokens", None)
+
+    def serve(user: EvalSet) -> Usage:
+        score(user, slice(0, 1)).cpu()
+        usage = Usage.zeros(1)
+        if count is not None:
+            usage.calls[0] = 1
+            usage.prompt_tokens[0], usage.completion_tokens[0] = count(user, 0)
+        return usage
+
+    return serve
+
+
+def _ranker(cell: PlannedCell, results: Path, split: Split, device: str, scratch: Path) -> Serve:
+    """Retrieve, then ask the ranker of a cell."""
+    assert cell.spec.ranker is not None
     address = cell.spec.ranker["retriever"]
     first = open_scorer(results, rundir.run_path(results, address), split, device)
     spec = candidates_spec(cell.spec).model_copy(update={"max_users": None, "oracle_candidates": False})
@@ -174,12 +214,12 @@ def _server(cell: PlannedCell, results: Path, split: Split, device: str, scratch
     ranker = open_ranker(results, cell.spec, split, nobody, profiles, device, store=store)
     ranker.restore(rundir.run_path(results, cell.cell))
 
-    def serve(user: EvalSet) -> object:
+    def serve(user: EvalSet) -> Usage:
         # An empty store for every request: the model is asked, as if nobody had been served before.
         for file in scratch.glob(f"{store.name}*"):
             file.unlink()
         sets = build_candidates(first, user, "test", spec, split.dataset.n_users, 1)
-        return ranker.rank(sets)
+        return ranker.rank(sets).usage
 
     return serve
 

@@ -2,9 +2,13 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -16,7 +20,8 @@ from recbole_kd.benchmark.artefacts import read_split
 from recbole_kd.benchmark.cli import main
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.errors import SpecError
-from tests.baselines.llm.answering import answering
+from tests.baselines.llm import answering as double
+from tests.baselines.llm.answering import answering, shown
 
 SMALL = {
     "hparams": {"n_layers": 1, "hidden_size": 8, "inner_size": 8},
@@ -66,11 +71,6 @@ def ranks(path):
     return table.astype({"user": str, "item": str}).set_index("user")
 
 
-def shown(prompt):
-    """Candidate titles of a prompt, in order."""
-    return re.findall(r"\d+\. (Title \d+)", prompt.split("<candidates>")[1])
-
-
 def test_an_unparsable_model_leaves_the_retrievers_ranks(loop):
     with answering(lambda prompt: "As a language model I cannot watch films.") as server:
         results = loop(server.url)
@@ -80,6 +80,12 @@ def test_an_unparsable_model_leaves_the_retrievers_ranks(loop):
     said = json.loads((runs["llm"] / "manifest.json").read_text())["ranker"]["parts"]["test"]
     assert said["answers_unusable"] == 3 * said["users"] >= said["calls"]  # two shuffles may be alike
     assert said["unparsed"] == 3 * said["candidates"]
+    from analysis.load import load_results
+    from analysis.tables import candidates_table
+
+    (note,) = candidates_table(load_results(results / "loop")).notes
+    assert note.startswith(f"tiny SASRec llm: {said['messages']} answers; {said['answers_unusable']} times")
+    assert f" {said['unparsed']} times it left a candidate" in note
 
 
 def test_an_oracle_reaches_the_ceiling(loop, place):
@@ -179,6 +185,56 @@ def test_a_server_that_dies_loses_nothing_that_was_answered(loop):
     assert not json.loads((results / "loop" / "experiment.json").read_text())["failures"]
 
 
+@contextmanager
+def killable(port, log, pause=0.0):
+    """The double in a process of its own; what is left of it at the end is killed."""
+    command = [sys.executable, double.__file__, str(port), str(log), str(pause)]
+    process = subprocess.Popen(command)
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_process_that_is_killed_loses_nothing_that_was_answered(loop, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log, url = tmp_path / "asked", f"http://127.0.0.1:{port}/v1"
+
+    def asked():
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    results = loop(url)
+    with killable(port, log, pause=0.05) as process:
+
+        def kill():
+            while len(asked()) < 20 and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        run(results, ok=False)
+        killer.join()
+        assert process.wait() < 0
+    before, stored = asked(), stored_calls(results)
+    # One call at a time: at most the one in flight was answered and not received.
+    assert 19 <= len(before) - 1 <= stored <= len(before) < 60
+    with killable(port, log):
+        run(results)
+    times = Counter(asked())
+    assert [n for n in times.values() if n > 1] == [2] * (len(before) - stored)
+    said = json.loads((found(results)["llm"] / "manifest.json").read_text())["ranker"]["parts"]["test"]
+    assert len(times) == said["messages"] == stored_calls(results)
+
+
 def test_money_tokens_and_seconds_are_those_of_the_answers(loop):
     with answering(lambda prompt: "\n".join(shown(prompt))) as server:
         results = loop(server.url, max_users=6, params={"bootstrap": 1})
@@ -222,6 +278,79 @@ def test_profiles_stand_beside_or_instead_of_the_history(loop):
         texts = {p.text for p in store.profiles()}
     given = {p.split("<profile>")[1].split("</profile>")[0].strip() for p in prompts if "<profile>" in p}
     assert given == texts
+
+
+def test_writing_the_profile_is_a_cost_of_the_ranker_that_reads_it_apart_from_its_requests(loop):
+    """A model writes the profiles; each costs once per user, whoever is asked about."""
+    from analysis.load import load_results
+    from analysis.tables import cost_frame, cost_table
+
+    def answer(prompt):
+        if "<candidates>" in prompt:
+            return "\n".join(shown(prompt))
+        return f"They like {re.findall('Title [0-9]+', prompt)[-1]} and films with a plot."
+
+    reads = {
+        "ranker": "llmrank",
+        "llm": {"profile": "double"},
+        "params": {"profile": "instead", "bootstrap": 1},
+        "inputs": {"teacher": "written"},
+    }
+    with answering(answer) as server:
+        results = loop(server.url, variants={"reads": reads}, params={"bootstrap": 1}, max_users=4)
+        teacher = {"extends": "double", "name": "written", "description": "the double writes"}
+        teacher |= {"encoder": {"kind": "tfidf", "dimension": 2}, "writer": {"prompt": "plain"}}
+        (results.parent / "properties" / "profile" / "written.yaml").write_text(yaml.safe_dump(teacher))
+        run(results)
+        prompts = Counter(server.asked)
+    written = [p for p in prompts.elements() if "<candidates>" not in p]
+    assert len(written) == 30
+    assert prompts.total() == 30 + 4 + 4
+    words = sum(len(p.split()) for p in written) + 30 * 9
+    manifest = json.loads((found(results)["reads"] / "manifest.json").read_text())
+    cost = manifest["cost"]
+    assert manifest["serving_needs"] == "language model, texts"
+    assert (cost["read_users"], cost["read_calls"], cost["llm_calls"]) == (30, 30, 0)
+    assert cost["read_prompt_tokens"] + cost["read_completion_tokens"] == words
+    frame = cost_frame(load_results(results / "loop")).set_index("variant")
+    assert frame.loc["reads", "profile_tokens"] == pytest.approx(words / 30)
+    price = (0.15 * (words - 270) + 0.6 * 270) / 1e6
+    assert frame.loc["reads", "profile_usd_per_1000"] == pytest.approx(1000 * price / 30, abs=1e-4)
+    assert frame.loc["reads", "profile_seconds"] > 0
+    requests = [p for p in prompts if "<profile>" in p]
+    per_user = sum(len(p.split()) for p in requests) / 4 + 10
+    assert frame.loc["reads", "tokens_per_user"] == pytest.approx(per_user)
+    assert frame.loc[["plain", "llm"], "profile_tokens"].isna().all()
+    table = cost_table(load_results(results / "loop"))
+    assert "Profile tokens/user" in [column.name for column in table.columns]
+    assert "once per user and profile" in table.caption
+
+
+def test_seeds_that_ask_the_same_pay_once(loop, write_experiment):
+    """Popularity retrieves the same for every seed: in its order the prompts are equal, in shuffles not."""
+    with answering(lambda prompt: "\n".join(shown(prompt)[::-1])) as server:
+        results = loop(server.url)
+        given = {"llm": {"profile": "double"}, "ranker": "llmrank"}
+        given = {
+            "backbones": ["Pop"],
+            "seeds": [1, 2, 3],
+            "variants": {"plain": {}, "llm": given | {"params": {"shown": "retriever", "bootstrap": 1}}},
+            "candidates": {"retriever": {"backbone": "Pop", "variant": "plain"}, "top": 5},
+        }
+        write_experiment("seeds", given)
+        run(results, "seeds")
+        assert 0 < server.asked.total() == len(server.asked) <= 30
+        record = json.loads((results / "seeds" / "experiment.json").read_text())
+        paths = {results / "runs" / c["cell"] for c in record["cells"] if c["variant"] == "llm"}
+        assert len(paths) == 3
+        assert (
+            len({json.loads((p / "manifest.json").read_text())["metrics"]["test"]["MRR"] for p in paths}) == 1
+        )
+        before = server.asked.total()
+        given["variants"]["llm"]["params"] = {"bootstrap": 1}
+        write_experiment("shuffled", given)
+        run(results, "shuffled")
+        assert server.asked.total() > before + 30
 
 
 @pytest.mark.parametrize(

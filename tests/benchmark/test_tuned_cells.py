@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import yaml
 
 pytest.importorskip("peft")
 
@@ -81,6 +82,60 @@ def test_all_three_run_from_one_file(place, write_experiment, llama):
     stamps = {path: (path / "manifest.json").stat().st_mtime_ns for path in found.values()}
     run("tuned", results)
     assert all((path / "manifest.json").stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def test_tuned_models_are_timed_beside_students(place, write_experiment, llama, capsys):
+    """Each asks anew: calls and tokens of the timing are those of the run for the same users."""
+    given = changes(llama)
+    teacher = {"extends": "template", "name": "words", "description": "no neural network"}
+    teacher["encoder"] = {"kind": "tfidf", "dimension": 2}
+    (place / "properties" / "profile" / "words.yaml").write_text(yaml.safe_dump(teacher))
+    own = {**SMALL, "train": {**SMALL["train"], "epochs": 2}, "distill": {"distil_epochs": 1}}
+    given["variants"]["kd"] = {"backbones": ["SASRec"], "teacher": "words", **own}
+    given["controls"] = []
+    given["candidates"]["max_users"] = 3
+    write_experiment("tuned", given)
+    results = place / "results"
+    run("tuned", results)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["loop-latency", "tuned", "--users", "5", "--results", str(results), "--json"])
+    said = capsys.readouterr()
+    assert not end.value.code
+    assert "not timed" not in said.err
+    rows = {row["variant"]: row for row in json.loads(said.out)}
+    assert set(rows) == {"plain", "kd", "p5", "tallrec", "llamarec"}
+    assert {row["users"] for row in rows.values()} == {2}
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in rows.values())
+    assert all(row["usd_per_1000"] == 0 for row in rows.values())
+    assert all(rows[name]["calls_per_user"] == 0 for name in ("plain", "kd"))
+    record = json.loads((results / "tuned" / "experiment.json").read_text())
+    found = {c["variant"]: results / "runs" / c["cell"] for c in record["cells"]}
+    for name, calls in (("tallrec", 6), ("llamarec", 1)):
+        usage = pd.read_parquet(found[name] / "usage.parquet")
+        # The first user warms up.
+        assert rows[name]["prompt_tokens"] == pytest.approx(usage["prompt_tokens"][1:].mean())
+        assert rows[name]["calls_per_user"] == calls
+    # Four items of the history, names of an item to search; every word is at least one token.
+    assert rows["p5"]["prompt_tokens"] > 20
+    assert rows["p5"]["completion_tokens"] % P5["hparams"]["beam"] == 0 < rows["p5"]["completion_tokens"]
+    from analysis.load import load_results
+    from analysis.tables import candidates_table, cost_frame
+
+    auc = json.loads((found["tallrec"] / "manifest.json").read_text())["ranker"]["parts"]["test"]["auc"]
+    notes = candidates_table(load_results(results / "tuned")).notes
+    assert notes == (
+        ()
+        if auc is None
+        else (
+            f"tiny SASRec tallrec: AUC {auc:.3f} on the asked users' targets (TALLRec's published measure)",
+        )
+    )
+    frame = cost_frame(load_results(results / "tuned")).set_index("variant")
+    tokens = rows["p5"]["prompt_tokens"] + rows["p5"]["completion_tokens"]
+    assert frame.loc["p5", "tokens_per_user"] == tokens
+    assert pd.isna(frame.loc["kd", "tokens_per_user"])
+    assert (frame["p50_ms"] > 0).all()
 
 
 def _check_subsets(plain, path, part):

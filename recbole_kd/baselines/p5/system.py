@@ -168,6 +168,12 @@ class P5:
             1, torch.tensor([0], device=self.device), -torch.inf
         )
 
+    def tokens(self, part: EvalSet, row: int) -> tuple[int, int]:
+        """Tokens of a user's prompt, and those that the search tries: the beam at every depth."""
+        prompt = self.prompt(self.spec.asked, int(part.history.users[row]), part.history.row(row))
+        width = min(self.spec.beam, self.split.dataset.n_items - 1)
+        return len(encode(self.words, prompt)[0]), width * self.trie.depth
+
     def validator(self, batch_size: int) -> Callable[[], float]:
         """NDCG@10 of a seeded sample of validation users, among all items."""
         rows = some_users(self.split.valid, self.spec.valid_users, _stream(self.seed, _VALID))

@@ -1,8 +1,14 @@
-"""A double of a language model behind a real OpenAI-compatible endpoint; standard library only."""
+"""A double of a language model behind a real OpenAI-compatible endpoint; standard library only.
+
+``python answering.py PORT LOG PAUSE`` is the same as a process of its own, which can be killed: it answers
+with the candidates in the order shown and appends every prompt that it answers to LOG.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -27,8 +33,10 @@ class AnsweringServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer: Answer, pause: float = 0.0, dies_after: int | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self, answer: Answer, pause: float = 0.0, dies_after: int | None = None, port: int = 0
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.answer, self.pause, self.dies_after = answer, pause, dies_after
         self.asked: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -81,3 +89,18 @@ def answering(answer: Answer, **options: Any) -> Iterator[AnsweringServer]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def shown(prompt: str) -> list[str]:
+    """Candidate titles of a ranking prompt, in order."""
+    return re.findall(r"\d+\. (Title \d+)", prompt.split("<candidates>")[1])
+
+
+if __name__ == "__main__":
+    with open(sys.argv[2], "a", buffering=1) as log:
+
+        def logged(prompt: str) -> str:
+            log.write(json.dumps(prompt) + "\n")
+            return "\n".join(shown(prompt))
+
+        AnsweringServer(logged, float(sys.argv[3]), port=int(sys.argv[1])).serve_forever()
