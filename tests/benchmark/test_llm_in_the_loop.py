@@ -191,7 +191,9 @@ def killable(port, log, pause=0.0):
     command = [sys.executable, double.__file__, str(port), str(log), str(pause)]
     process = subprocess.Popen(command)
     try:
-        for _ in range(200):
+        # A busy machine takes its time to start a process.
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
