@@ -1,4 +1,5 @@
-"""The API back-end against a real OpenAI-compatible server that serves SmolLM2 (transformers serve)."""
+"""The API back-end against a real OpenAI-compatible server that serves SmolLM2: ``transformers serve`` where
+fastapi and uvicorn are installed, else ``tests/local_server.py``."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from profiles.spec import WriterSpec, load_teacher_mapping
 from profiles.store import Store
 from profiles.write import Author, write_profiles
 from recbole_kd.data.types import Split
+from tests import local_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -35,17 +37,18 @@ def folder(smollm2_cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        pytest.skip("needs fastapi and uvicorn (pip install 'transformers[serving]')")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     hub = tmp_path_factory.mktemp("hub")
     # One thread: on a busy machine several wait for each other and an answer takes minutes.
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "OMP_NUM_THREADS": "1"}
-    program = Path(sys.executable).with_name("transformers")
     log = (hub / "log").open("w")
-    command = [str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        command = [sys.executable, local_server.__file__, str(folder), str(port)]
+    else:
+        program = Path(sys.executable).with_name("transformers")
+        command = [str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         for _ in range(240):

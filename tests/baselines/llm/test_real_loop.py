@@ -1,4 +1,4 @@
-"""The zero-shot re-ranker against a real OpenAI-compatible server (transformers serve, SmolLM2)."""
+"""The zero-shot re-ranker against a real OpenAI-compatible server that serves SmolLM2."""
 
 import numpy as np
 import pytest
