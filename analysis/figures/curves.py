@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.style import (
     GREY,
@@ -24,8 +25,6 @@ from analysis.figures.style import (
 from analysis.load import Results
 from analysis.parameters import curve_frame
 
-_LOSSES = ("loss", "loss_rec", "loss_distil")
-
 
 def _mean_history(frames: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
     """Mean, lowest and highest over seeds per epoch, as long as any seed trained."""
@@ -40,6 +39,13 @@ def _last_distil_epoch(frames: Sequence[pd.DataFrame]) -> float | None:
     ends = [f.loc[f["phase"] == "distil", "epoch"].max() for f in frames if "phase" in f]
     known = [float(e) for e in ends if pd.notna(e)]
     return float(np.mean(known)) if known else None
+
+
+def _axis_name(column: str) -> str:
+    """A column of ``history.parquet`` in words."""
+    known = {"loss": "loss", "loss_rec": "recommendation loss", "loss_distil": "distillation loss"}
+    metric = column.removeprefix("valid_").replace("ndcg", "NDCG").replace("recall", "Recall")
+    return known.get(column, f"validation {metric}" if column.startswith("valid_") else column)
 
 
 def training_curves(
@@ -69,7 +75,7 @@ def training_curves(
     chosen = [v for v in (variants or names) if results.cells(dataset, backbone, v)]
     colour = variant_colours(results)
     with style():
-        figure = new_figure(3.1)
+        figure = new_figure(2.75 + 0.12 * max(-(-len(chosen) // 2), 2))
         upper, lower = figure.subplots(2, 1, sharex=True)
         for number, variant in enumerate(chosen):
             frames = [results.history(c) for c in results.cells(dataset, backbone, variant).values()]
@@ -82,16 +88,17 @@ def training_curves(
                 axes.plot(
                     line.index,
                     line["mean"],
-                    LINES[number % 5],
+                    ls=LINES[number % len(LINES)],
                     color=colour[variant],
                     label=clip_text(variant),
                 )
                 end = _last_distil_epoch(frames)
                 if end is not None:
                     axes.axvline(end + 0.5, color=colour[variant], lw=0.7, ls=":")
-        upper.set_ylabel(valid.replace("valid_", "valid "))
+        upper.set_ylabel(_axis_name(valid))
         upper.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
-        lower.set_ylabel(loss.replace("_", " "))
+        lower.set_ylabel(_axis_name(loss))
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
         lower.set_xlabel("epoch (dotted: end of distillation)")
         if chosen:
             figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -9,11 +9,28 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import wording
-from analysis.figures.style import GREY, LIGHT, LINES, MARKERS, clip_text, new_figure, style, variant_colours
+from analysis.figures.style import (
+    GREY,
+    LIGHT,
+    LINES,
+    clip_text,
+    error_bars,
+    new_figure,
+    style,
+    variant_colours,
+)
 from analysis.load import Results
 from analysis.slices import SliceComparison, Slicer, compare_slices
 from analysis.values import pair_layout
 from recbole_kd.metrics import standard_name
+
+# Characters that a legend entry in two columns has, and inches that a line of the legend takes.
+_WIDE, _LINE = 33, 0.12
+
+
+def _label(s: SliceComparison) -> str:
+    p = wording.p_value(s.trend.p_corrected) if s.trend else "\u2013"
+    return f"{clip_text(s.variant, 26)} (trend p {p})"
 
 
 def gain_by_slice_plot(
@@ -35,8 +52,11 @@ def gain_by_slice_plot(
     for s in comparisons:
         groups.setdefault((s.dataset, s.backbone), []).append(s)
     colour = variant_colours(results)
+    labels = {id(s): _label(s) for s in comparisons}
+    columns = 1 if any(len(text) > _WIDE for text in labels.values()) else 2
+    lines = max((-(-len(members) // columns) for members in groups.values()), default=1)
     with style():
-        figure = new_figure(0.3 + 2.05 * max(len(groups), 1))
+        figure = new_figure(0.3 + (1.8 + _LINE * lines) * max(len(groups), 1))
         panels = figure.subplots(max(len(groups), 1), 1, squeeze=False)[:, 0]
         for axes, ((dataset, backbone), members) in zip(panels, groups.items(), strict=False):
             axes.axhline(0, color=GREY, lw=0.8)
@@ -44,32 +64,18 @@ def gain_by_slice_plot(
             slicing = members[0].slicing
             places = {label: i for i, label in enumerate(slicing.labels)}
             for number, s in enumerate(members):
-                offset = (number - (len(members) - 1) / 2) * 0.16
+                offset = (number - (len(members) - 1) / 2) * min(0.16, 0.7 / len(members))
                 cells = [
-                    (places[k], c.result) for k, c in zip(s.slice_labels, s.slices, strict=True) if c.result
+                    (places[k] + offset, c.result)
+                    for k, c in zip(s.slice_labels, s.slices, strict=True)
+                    if c.result
                 ]
-                x = np.array([p for p, _ in cells]) + offset
-                y = np.array([r.estimate for _, r in cells])
-                low, high = (np.array([getattr(r, k) for _, r in cells]) for k in ("low", "high"))
-                p = wording.p_value(s.trend.p_corrected) if s.trend else "\u2013"
-                axes.errorbar(
-                    x,
-                    y,
-                    yerr=np.abs([y - low, high - y]),
-                    color=colour[s.variant],
-                    marker=MARKERS[number % len(MARKERS)],
-                    ls=LINES[number % len(LINES)],
-                    lw=0.8,
-                    elinewidth=0.9,
-                    capsize=1.5,
-                    ms=3.2,
-                    label=f"{clip_text(s.variant, 20)} (trend p {p})",
-                )
+                error_bars(axes, cells, number, colour[s.variant], labels[id(s)])
             axes.set_xticks(range(len(slicing.labels)), slicing.labels)
             axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
             axes.set_ylabel(f"\u0394 {members[0].metric}")
             below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-            axes.legend(fontsize=5.8, ncols=2, handlelength=2.2, columnspacing=1.0, **below)
+            axes.legend(fontsize=5.8, ncols=columns, handlelength=2.2, columnspacing=1.0, **below)
         if comparisons:
             figure.supxlabel(comparisons[0].slicing.name, fontsize=7)
         else:
@@ -92,7 +98,7 @@ def gain_distribution(
     variants = [m[2] for m in results.methods() if m[:2] == (dataset, backbone) and m[2] != reference]
     colour = variant_colours(results)
     with style():
-        figure = new_figure(2.3)
+        figure = new_figure(1.85 + _LINE * max(len(variants), 3))
         axes = figure.add_subplot()
         axes.axvline(0, color=GREY, lw=0.8)
         for number, variant in enumerate(variants):
@@ -104,7 +110,7 @@ def gain_distribution(
             n = len(d)
             look: dict[str, Any] = {"color": colour[variant], "ls": LINES[number % len(LINES)]}
             text = (
-                f"{clip_text(variant, 20)}: {100 * len(won) / n:.0f} % up, {100 * len(lost) / n:.0f} % down"
+                f"{clip_text(variant, 28)}: {100 * len(won) / n:.0f} % up, {100 * len(lost) / n:.0f} % down"
             )
             axes.step(
                 np.append(0, won), (len(won) - np.arange(len(won) + 1)) / n, where="pre", label=text, **look
@@ -116,5 +122,5 @@ def gain_distribution(
         axes.set_ylabel("share of users beyond x")
         axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6)
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=6)
     return figure

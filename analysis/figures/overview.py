@@ -147,7 +147,8 @@ def cost_quality_plot(
     backbones = list(dict.fromkeys(table["backbone"]))
     datasets = list(dict.fromkeys(known["dataset"])) or ["-"]
     with style():
-        figure = new_figure(0.55 + 2.0 * len(datasets))
+        lines = -(-(len(colour) + len(backbones)) // 3)
+        figure = new_figure(0.2 + 0.12 * lines + 2.0 * len(datasets))
         panels = figure.subplots(len(datasets), 1, squeeze=False)[:, 0]
         for axes, dataset in zip(panels, datasets, strict=True):
             part = known[known["dataset"] == dataset]
@@ -163,7 +164,9 @@ def cost_quality_plot(
             axes.grid(color=LIGHT, lw=0.4)
             axes.set_title(clip_text(str(dataset), 50), loc="left")
             axes.set_ylabel(str(table["metric"].iloc[0]) if len(table) else "quality")
-        panels[-1].set_xlabel(xlabel or cost.replace("_", " "))
+        panels[-1].set_xlabel(
+            xlabel or {"train_seconds": "training seconds"}.get(cost, cost.replace("_", " "))
+        )
         handles: list[Any] = [
             panels[0].plot([], [], "o", color=c, label=clip_text(v, 22))[0] for v, c in colour.items()
         ]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.files import write_atomic
 from analysis.load import Results
+from analysis.stats.result import TestResult
 
 # Inches; the column of the common two-column templates.
 COLUMN_WIDTH = 3.35
@@ -71,6 +73,37 @@ def variant_colours(results: Results) -> dict[str, str]:
     others = [v for v in dict.fromkeys(m[2] for m in results.methods()) if v != results.baseline]
     palette = [c for c in COLOURS if c != BASELINE]
     return {results.baseline: BASELINE} | {v: palette[i % len(palette)] for i, v in enumerate(others)}
+
+
+def error_bars(
+    axes: Axes, points: Sequence[tuple[float, TestResult]], number: int, colour: str, label: str, **look: Any
+) -> None:
+    """Draw estimates with their intervals as one line.
+
+    Parameters
+    ----------
+    points : sequence of (float, TestResult)
+        Abscissa and result.
+    number : int
+        Which line of the panel it is: chooses marker and dashes.
+    look
+        What differs from the usual look, as matplotlib's ``errorbar`` names it.
+    """
+    if not points:
+        return
+    usual: dict[str, Any] = {
+        "color": colour,
+        "marker": MARKERS[number % len(MARKERS)],
+        "ls": LINES[number % len(LINES)],
+        "lw": 0.9,
+        "elinewidth": 0.8,
+        "capsize": 1.5,
+        "ms": 3.4,
+        "label": label,
+    }
+    x = [place for place, _ in points]
+    y, low, high = (np.array([getattr(r, k) for _, r in points]) for k in ("estimate", "low", "high"))
+    axes.errorbar(x, y, yerr=np.abs([y - low, high - y]), **(usual | look))
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.style import LIGHT, LINES, clip_text, colours, new_figure, style
 
@@ -19,7 +20,7 @@ def tuning_plot(frame: pd.DataFrame) -> Figure:
     studies = list(dict.fromkeys(frame["study"]))
     colour = colours(studies)
     with style():
-        figure = new_figure(2.2)
+        figure = new_figure(1.75 + 0.12 * max(len(studies), 3))
         axes = figure.add_subplot()
         for number, study in enumerate(studies):
             part = frame[frame["study"] == study]
@@ -35,7 +36,8 @@ def tuning_plot(frame: pd.DataFrame) -> Figure:
             )
         axes.grid(axis="y", color=LIGHT, lw=0.4)
         axes.set_xlabel("trials")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("validation value")
         if studies:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6)
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=6)
     return figure

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import wording
 from analysis.cold_start import compare_last_k
-from analysis.figures.style import GREY, LIGHT, LINES, MARKERS, clip_text, colours, new_figure, style
+from analysis.figures.style import GREY, LIGHT, LINES, clip_text, colours, error_bars, new_figure, style
 from analysis.panel import Panel
 from analysis.slices import SliceComparison, Slicing, compare_slices, whole_number_slices
 from analysis.stats.result import TestResult
@@ -133,13 +132,9 @@ def _by_k(run: StudyRun, s: SliceComparison) -> list[tuple[float, TestResult]]:
 def _points(
     axes: Axes, found: Sequence[tuple[float, TestResult]], number: int, colour: str, line: Any, label: str
 ) -> None:
-    if not found:
-        return
-    x = np.array([k for k, _ in found]) + 0.08 * number
-    y, low, high = (np.array([getattr(r, name) for _, r in found]) for name in ("estimate", "low", "high"))
-    look: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "ls": line}
-    look |= {"mfc": colour if line == "-" else "white", "lw": 0.9, "elinewidth": 0.7, "ms": 3.4}
-    axes.errorbar(x, y, yerr=np.abs([y - low, high - y]), capsize=1.5, label=clip_text(label, 30), **look)
+    moved = [(k + 0.08 * number, r) for k, r in found]
+    fill = colour if line == "-" else "white"
+    error_bars(axes, moved, number, colour, clip_text(label, 30), ls=line, mfc=fill)
 
 
 def table(run: StudyRun, found: list[SliceComparison], x: str) -> Table:

@@ -13,10 +13,10 @@ from analysis.figures.forest import forest_plot
 from analysis.figures.style import (
     GREY,
     LIGHT,
-    LINES,
     MARKERS,
     clip_text,
     colours,
+    error_bars,
     log_axis,
     new_figure,
     style,
@@ -101,24 +101,10 @@ def _line(
     x = np.array([places[show_x(g.x) if named else g.x] for g in shown])
     reach = max(places.values()) - min(places.values()) if len(places) > 1 else 1.0
     x = x * 1.015**offset if log else x + offset * 0.008 * reach
-    y = np.array([g.result.estimate for g in shown if g.result])
-    low, high = (np.array([getattr(g.result, k) for g in shown]) for k in ("low", "high"))
-    axes.errorbar(
-        x,
-        y,
-        yerr=np.abs([y - low, high - y]),
-        color=colour,
-        marker=MARKERS[number % len(MARKERS)],
-        mfc="white",
-        ls=LINES[number % len(LINES)],
-        lw=0.9,
-        elinewidth=0.8,
-        capsize=1.5,
-        ms=3.4,
-        label=clip_text(shown[0].series, 26),
-    )
-    clear = [i for i, g in enumerate(shown) if g.result and g.result.p_corrected < 0.05]
-    axes.plot(x[clear], y[clear], MARKERS[number % len(MARKERS)], color=colour, ms=3.4)
+    points = [(float(place), g.result) for place, g in zip(x, shown, strict=True) if g.result]
+    error_bars(axes, points, number, colour, clip_text(shown[0].series, 26), mfc="white")
+    clear = [(place, r.estimate) for place, r in points if r.p_corrected < 0.05]
+    axes.plot(*np.array(clear).reshape(-1, 2).T, MARKERS[number % len(MARKERS)], color=colour, ms=3.4)
 
 
 def forest(run: StudyRun) -> Figure:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis import wording
-from analysis.figures.style import GREY, LIGHT, MARKERS, clip_text, colours, log_axis, new_figure, style
+from analysis.figures.style import GREY, LIGHT, clip_text, colours, error_bars, log_axis, new_figure, style
 from analysis.stats.correction import correct
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
@@ -252,19 +252,9 @@ def calls_figure(run: StudyRun) -> Figure:
             axes.axhline(0, color=GREY, lw=0.8)
             axes.grid(axis="y", color=LIGHT, lw=0.4)
             for number, p in enumerate(p for p in found if p.line[:2] == group):
-                r = p.gain
-                axes.errorbar(
-                    [p.calls],
-                    [r.estimate],
-                    yerr=np.abs([[r.estimate - r.low], [r.high - r.estimate]]),
-                    color=colour[p.line[2]],
-                    marker=MARKERS[number % len(MARKERS)],
-                    mfc=colour[p.line[2]] if certain(r) else "white",
-                    ls="none",
-                    elinewidth=0.9,
-                    capsize=1.5,
-                    label=clip_text(p.line[2], 24),
-                )
+                name, fill = p.line[2], colour[p.line[2]] if certain(p.gain) else "white"
+                look = {"mfc": fill, "ls": "none", "ms": 4.0}
+                error_bars(axes, [(p.calls, p.gain)], number, colour[name], clip_text(name, 24), **look)
             log_axis(axes)
             axes.set_title(clip_text(f"{group[1]} on {group[0]}", 50), loc="left")
             axes.set_ylabel(f"mean \u0394 {run.metric}")

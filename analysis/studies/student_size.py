@@ -7,16 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.figures.style import (
     GREY,
     LIGHT,
-    LINES,
-    MARKERS,
     clip_text,
     colours,
+    error_bars,
     log_axis,
     new_figure,
     style,
@@ -74,25 +72,10 @@ def gain_by_parameters(run: StudyRun) -> Figure:
         axes.grid(axis="y", color=LIGHT, lw=0.4)
         for name in names:
             for number, depth in enumerate(depths):
-                own = sorted(
-                    ((float(g.x or 0), g.result) for g in gains if g.series == name and depth_of(g) == depth),
-                    key=lambda pair: pair[0],
-                )
-                y = np.array([r.estimate for _, r in own if r])
-                low, high = (np.array([getattr(r, k) for _, r in own]) for k in ("low", "high"))
-                axes.errorbar(
-                    [x for x, _ in own],
-                    y,
-                    yerr=np.abs([y - low, high - y]),
-                    color=colour[name],
-                    marker=MARKERS[number % len(MARKERS)],
-                    ls=LINES[number % len(LINES)],
-                    lw=0.8,
-                    elinewidth=0.8,
-                    capsize=1.5,
-                    ms=3.4,
-                    label=f"{clip_text(name, 20)}, {depth} layer{'' if depth == 1 else 's'}",
-                )
+                mine = [g for g in gains if g.series == name and depth_of(g) == depth]
+                own = [(float(g.x or 0), g.result) for g in mine if g.result]
+                label = f"{clip_text(name, 20)}, {depth} layer{'' if depth == 1 else 's'}"
+                error_bars(axes, sorted(own, key=lambda p: p[0]), number, colour[name], label)
         if gains:
             log_axis(axes)
             figure.legend(

@@ -97,6 +97,23 @@ def test_training_curves_mark_the_end_of_distillation(results: Results) -> None:
     np.testing.assert_allclose(curve.get_ydata(), expected.groupby("epoch")["valid_ndcg@10"].mean())
 
 
+def test_every_figure_has_room_for_many_variants(tmp_path: Path) -> None:
+    """More than there are kinds of lines, markers and colours."""
+    variants = ("plain", *(f"a-variant-with-a-long-name-{i}" for i in range(8)))
+    results = load_results(write_experiment(tmp_path, latent_ranks(40), variants=variants, seeds=(0, 1)))
+    figures = [forest_plot(results), gain_by_slice_plot(results), cost_quality_plot(results)]
+    figures += [f(results, "toy", "SASRec") for f in (gain_distribution, training_curves)]
+    for figure in figures:
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches() * figure.dpi
+        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        assert box.x0 > -0.05, figure
+        assert box.x1 < width / figure.dpi + 0.05
+        assert box.y1 - box.y0 < height / figure.dpi + 0.05
+        # What is drawn is not squeezed to nothing by its legend.
+        assert min(axes.get_position().height * height / figure.dpi for axes in figure.axes) > 0.6
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sweep")
