@@ -36,12 +36,15 @@ _HOMES = {
     "analysis.table": ("Table",),
     "analysis.tables": (
         "ablation_table",
+        "candidates_table",
         "console_table",
         "cost_frame",
         "cost_table",
         "evidence_table",
         "main_table",
         "power_table",
+        "protocol_frame",
+        "protocol_table",
         "slice_table",
     ),
     "analysis.figures": (

@@ -133,12 +133,15 @@ def power_row(differences: np.ndarray, baseline_mean: float, *, target: float = 
 
 
 def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """Mean metric per dataset (rows) and method (columns), and the datasets left out for gaps."""
+    """Mean metric per dataset (rows) and method (columns), and the datasets left out for gaps.
+
+    A method without all its seeds or users is a gap.
+    """
     name = standard_name(metric or results.metrics[0])
     summaries = summarise(results, [name])
     cells: dict[str, dict[str, float]] = {}
     for (method, _), summary in summaries.items():
-        complete = summary.means and not summary.partial
+        complete = results.whole(*method) and not summary.partial
         cells.setdefault(method[0], {})[f"{method[1]} {method[2]}"] = (
             summary.mean if complete else float("nan")
         )
@@ -160,7 +163,7 @@ def over_datasets(
     Returns
     -------
     DatasetComparison, list of str
-        The comparison and the datasets that were left out because a method lacks there.
+        The comparison and the datasets that were left out because a method (or a seed of it) lacks there.
     """
     scores, gaps = dataset_scores(results, metric)
     chosen = scores if methods is None else scores[list(methods)]

@@ -94,6 +94,12 @@ class Results:
         """Seeds that the experiment asks of one method."""
         return sorted(self._planned[(dataset, backbone, variant)])
 
+    def whole(self, dataset: str, backbone: str, variant: str) -> bool:
+        """Whether one method has a done run of every planned seed."""
+        return len(self.cells(dataset, backbone, variant)) == len(
+            self.planned_seeds(dataset, backbone, variant)
+        )
+
     @cached_property
     def _planned(self) -> dict[tuple[str, str, str], list[int]]:
         found: dict[tuple[str, str, str], list[int]] = {}

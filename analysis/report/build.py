@@ -54,15 +54,26 @@ def _text(name: str) -> str:
     return resources.files("analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _plain(value: Any) -> str:
+    """A value of a manifest without brackets; whole numbers with thousands."""
+    if isinstance(value, dict):
+        return ", ".join(f"{str(k).replace('_', ' ')}: {_plain(v)}" for k, v in value.items())
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _protocol(results: Results) -> list[dict[str, Any]]:
     """Per dataset: what every number on the page rests on."""
     boxes = []
     for dataset, panel in results.panels.items():
         manifest = results.manifests[panel.cells[0]]
         entries: list[tuple[str, str]] = [("users evaluated", f"{panel.n_users:,}")]
-        entries += [(str(k), str(v)) for k, v in (manifest.get("protocol") or {}).items()]
-        entries += [(f"count: {k}", str(v)) for k, v in (manifest.get("counts") or {}).items()]
-        entries += [(k.replace("_", " "), str(manifest.get(k))) for k in ("dataset_digest", "split_digest")]
+        stated = {**(manifest.get("protocol") or {}), "split_digest": manifest.get("split_digest")}
+        stated.setdefault("dataset_digest", manifest.get("dataset_digest"))
+        entries += [(str(k).replace("_", " "), _plain(v)) for k, v in stated.items() if v not in (None, {})]
+        counts = (manifest.get("counts") or {}).items()
+        entries += [(f"count: {k}".replace("_", " "), _plain(v)) for k, v in counts if v]
         versions = manifest.get("versions") or {}
         if isinstance(versions, dict):
             entries.append(("versions", ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))))
@@ -149,7 +160,9 @@ def _failures(results: Results) -> list[dict[str, str]]:
 
 
 def _heading(table: Table, results: Results) -> str:
-    return "Main table" if table.name == "main" else table.title.removeprefix(f"{results.experiment}: ")
+    named = {"main": "Main table", "protocol": "Protocol table"}
+    text = named.get(table.name) or table.title.removeprefix(f"{results.experiment}: ")
+    return text[:1].upper() + text[1:]
 
 
 def build_report(results: Results) -> str:

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 COLLAPSED = "\u00a7"
 
 
-def _ranked(summaries: dict[tuple[Method, str], Summary], dataset: str, metric: str) -> list[Method]:
-    """Best and second method of a dataset, among those that evaluated every user."""
+def _ranked(
+    results: Results, summaries: dict[tuple[Method, str], Summary], dataset: str, metric: str
+) -> list[Method]:
+    """Best and second method of a dataset, among those that have every seed and evaluated every user."""
     own = [
-        s for (m, k), s in summaries.items() if m[0] == dataset and k == metric and s.means and not s.partial
+        s
+        for (m, k), s in summaries.items()
+        if m[0] == dataset and k == metric and results.whole(*m) and not s.partial
     ]
     values = sorted({s.mean for s in own}, reverse=True)
     if len(own) < 2:
@@ -169,7 +173,9 @@ def main_table(
         comparison = by_method.get(method)
         row = [Cell(method[0])] if several else []
         row += [Cell(method[1]), _variant_cell(results, method)]
-        row += [_summary_cell(s, digits, _ranked(summaries, method[0], s.metric), state) for s in mine]
+        row += [
+            _summary_cell(s, digits, _ranked(results, summaries, method[0], s.metric), state) for s in mine
+        ]
         row += _comparison_cells(comparison, method[2] == reference, digits)
         row.append(Cell(f"{len(mine[0].means)}/{planned}", sort=len(mine[0].means)))
         rows.append(tuple(row))
@@ -189,7 +195,8 @@ def main_table(
     partial = any(s.partial for s in summaries.values())
     caption = (
         f"Mean \u00b1 standard deviation over seeds ({wording.sample(results)}). {wording.protocol(results)} "
-        f"{wording.testing(comparisons, reference)} Bold: best, underlined: second of the dataset."
+        f"{wording.testing(comparisons, reference)} Bold: best, underlined: second of the dataset, "
+        "among methods with all seeds and users."
     )
     title = f"{results.experiment}: {wording.listing(dict.fromkeys(m[0] for m in methods))}"
     return Table(

@@ -13,7 +13,7 @@ from synthetic import latent_ranks, write_experiment
 from typer.testing import CliRunner
 
 import analysis
-from analysis.cli import TABLES, register
+from analysis.cli import SLICES, TABLES, register
 from analysis.load import Results, load_runs
 from recbole_kd.errors import SpecError, StoreError
 from recbole_kd.metrics import per_user
@@ -106,6 +106,12 @@ def test_door_names_exist_and_are_documented() -> None:
     assert callable(analysis.compare)
     with pytest.raises(AttributeError):
         _ = analysis.nothing
+
+
+def test_every_table_of_the_command_line_is_behind_the_door() -> None:
+    functions = {"main": "main", "tests": "evidence", **dict.fromkeys(SLICES, "slice")}
+    for table in TABLES:
+        assert f"{functions.get(table, table)}_table" in analysis.__all__, table
 
 
 def test_command_line_is_light() -> None:

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 from synthetic import latent_ranks, write_experiment, write_run
 
+from analysis.all_tests import dataset_scores
 from analysis.comparison import compare, comparison_frame
 from analysis.load import Results, load_results
 from analysis.table import Cell, Column, Table, latex_escape
@@ -162,6 +163,18 @@ def test_best_and_second(results: Results) -> None:
     order = np.argsort(-values)
     assert [i for i, row in enumerate(table.rows) if row[column].bold] == [order[0]]
     assert [i for i, row in enumerate(table.rows) if row[column].underline] == [order[1]]
+
+
+def test_a_method_without_all_seeds_is_not_the_best(tmp_path: Path) -> None:
+    make = latent_ranks(100, {"kd-llm": 3.0, "kd-template": 1.0})
+    variants, skip = ("plain", "kd-llm", "kd-template"), [("toy", "SASRec", "kd-llm", 2)]
+    results = load_results(write_experiment(tmp_path, make, variants=variants, skip=skip))
+    table = main_table(results)
+    assert table.frame["NDCG@10_mean"].idxmax() == 1
+    marks = [(row[2].bold, row[2].underline) for row in table.rows]
+    assert marks == [(False, True), (False, False), (True, False)]
+    assert "among methods with all seeds and users" in table.caption
+    assert dataset_scores(results)[1] == ["toy"]
 
 
 def test_unknown_choices_are_one_line(results: Results) -> None:
