@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -183,6 +183,59 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     beside = folder / "summary.json.tmp"
     beside.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     os.replace(beside, folder / "summary.json")
+
+
+class Watch(Protocol):
+    """What a rival's validation callback has recorded when its training has ended."""
+
+    clock: Clock
+    curve: Curve
+    ended: str
+    best_epoch: int
+    eval_seconds: float
+
+
+def write_rival(
+    system: str,
+    args: argparse.Namespace,
+    hparams: dict[str, Any],
+    watch: Watch,
+    split: Split,
+    ranks: dict[str, NDArray[Any]],
+) -> dict[str, Any]:
+    """Write ranks and summary of a system that trained itself; return the summary.
+
+    Parameters
+    ----------
+    system : str
+    args : Namespace
+        Of `run_arguments`.
+    hparams : dict
+        In the system's own names.
+    watch : Watch
+    split : Split
+    ranks : dict
+        As `write_ranks` takes them.
+    """
+    write_ranks(args.out / "ranks.parquet", split, ranks)
+    last = watch.curve.points[-1]
+    summary = {
+        "system": system,
+        "model": args.model,
+        "dataset": args.dataset,
+        "seed": args.seed,
+        "ended": watch.ended,
+        "hparams": hparams,
+        "epochs": last.epoch,
+        "best_epoch": watch.best_epoch,
+        "cpu_seconds": watch.clock.cpu,
+        "wall_seconds": watch.clock.wall,
+        "eval_seconds": watch.eval_seconds,
+        "peak_memory_mb": last.peak_memory_mb,
+        **{part: quality(rank) for part, rank in ranks.items()},
+    }
+    write_summary(args.out, summary)
+    return summary
 
 
 def run_arguments(description: str | None, models: Sequence[str] = BACKBONES) -> argparse.ArgumentParser:

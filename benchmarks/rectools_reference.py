@@ -41,8 +41,7 @@ from benchmarks.common import (
     one_thread,
     quality,
     run_arguments,
-    write_ranks,
-    write_summary,
+    write_rival,
 )
 from recbole_kd.data.types import EvalSet, Split
 from recbole_kd.ranking import average_tie_rank
@@ -197,25 +196,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         part: rank_rows(module, getattr(split, part), n_items, args.session_max_len)
         for part in ("valid", "test")
     }
-    write_ranks(args.out / "ranks.parquet", split, ranks)
-    points = validation.curve.points
-    summary = {
-        "system": "RecTools",
-        "model": args.model,
-        "dataset": args.dataset,
-        "seed": args.seed,
-        "ended": validation.ended,
-        "hparams": hparams,
-        "epochs": points[-1].epoch,
-        "best_epoch": validation.best_epoch,
-        "cpu_seconds": validation.clock.cpu,
-        "wall_seconds": validation.clock.wall,
-        "eval_seconds": validation.eval_seconds,
-        "peak_memory_mb": points[-1].peak_memory_mb,
-        **{part: quality(rank) for part, rank in ranks.items()},
-    }
-    write_summary(args.out, summary)
-    return summary
+    return write_rival("RecTools", args, hparams, validation, split, ranks)
 
 
 def main() -> None:

@@ -43,8 +43,7 @@ from benchmarks.common import (
     one_thread,
     quality,
     run_arguments,
-    write_ranks,
-    write_summary,
+    write_rival,
 )
 from recbole_kd.data.types import EvalSet, Split
 from recbole_kd.ranking import average_tie_rank
@@ -215,26 +214,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = (split.dataset.n_items, args.max_len)
     masked = args.model == "BERT4Rec"
     ranks = {p: rank_rows(module, getattr(split, p), *options, masked=masked) for p in ("valid", "test")}
-    write_ranks(args.out / "ranks.parquet", split, ranks)
-    points = validation.curve.points
     names = ("n_blocks", "n_heads", "hidden_size", "dropout", "lr", "batch_size", "max_len", "mask_prob")
-    summary = {
-        "system": "RePlay",
-        "model": args.model,
-        "dataset": args.dataset,
-        "seed": args.seed,
-        "ended": validation.ended,
-        "hparams": {name: getattr(args, name) for name in (*names, "sliding_window")},
-        "epochs": points[-1].epoch,
-        "best_epoch": validation.best_epoch,
-        "cpu_seconds": validation.clock.cpu,
-        "wall_seconds": validation.clock.wall,
-        "eval_seconds": validation.eval_seconds,
-        "peak_memory_mb": points[-1].peak_memory_mb,
-        **{part: quality(rank) for part, rank in ranks.items()},
-    }
-    write_summary(args.out, summary)
-    return summary
+    hparams = {name: getattr(args, name) for name in (*names, "sliding_window")}
+    return write_rival("RePlay", args, hparams, validation, split, ranks)
 
 
 def main() -> None:

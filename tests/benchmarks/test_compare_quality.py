@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,16 @@ import pytest
 
 from benchmarks import compare_quality
 from benchmarks.bench_students import Reach, Timing, table, timing
-from benchmarks.common import Clock, Curve, Point, first_reach, read_curve
+from benchmarks.common import (
+    Clock,
+    Curve,
+    Point,
+    first_reach,
+    load_split,
+    read_curve,
+    run_arguments,
+    write_rival,
+)
 
 
 def point(cpu: float, ndcg: float, *, epoch_end: bool = False, epoch: int = 1, step: int = 10) -> Point:
@@ -42,6 +52,25 @@ def test_curve_is_readable_while_the_run_goes_on(tmp_path: Path) -> None:
     assert read_curve(tmp_path) == curve.points
     curve.add(epoch=2, step=9, ndcg=0.2, recall=0.3, epoch_end=True)
     assert [p.step for p in read_curve(tmp_path)] == [5, 9]
+
+
+def test_a_rival_leaves_ranks_in_the_order_of_the_split_and_its_last_epoch(tmp_path: Path) -> None:
+    split, _ = load_split("ml-100k")
+    args = run_arguments(None).parse_args(["--model", "BERT4Rec", "--out", str(tmp_path), "--seed", "7"])
+    watch = SimpleNamespace(clock=Clock(), curve=Curve(tmp_path, Clock()), ended="", best_epoch=1)
+    watch.eval_seconds = 0.5
+    for epoch in (1, 2):
+        watch.curve.add(epoch=epoch, step=5 * epoch, ndcg=0.1, recall=0.2, epoch_end=True)
+    rank = np.arange(1, len(split.test) + 1, dtype=np.float32)
+    ranks = {"valid": np.ones(len(split.valid)), "test": rank}
+    found = write_rival("Rival", args, {"lr": 0.1}, watch, split, ranks)
+    assert json.loads((tmp_path / "summary.json").read_text()) == found
+    assert (found["model"], found["seed"], found["epochs"], found["best_epoch"]) == ("BERT4Rec", 7, 2, 1)
+    assert found["valid"] == {"NDCG@10": 1.0, "Recall@10": 1.0}
+    assert found["test"]["Recall@10"] == pytest.approx(10 / len(split.test))
+    written = pd.read_parquet(tmp_path / "ranks.parquet").query("split == 'test'")
+    users = split.dataset.user_tokens[split.test.history.users].astype(str)
+    assert dict(zip(written["user"], written["rank"], strict=True)) == dict(zip(users, rank, strict=True))
 
 
 def test_epoch_seconds_are_measured_or_scaled_up() -> None:
