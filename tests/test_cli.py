@@ -362,12 +362,12 @@ def test_train_takes_recbole_s_flat_keys_in_recbole_s_order_of_precedence(place,
 
 def test_train_distils_from_a_file(place, capsys):
     small = ("--n_layers=1", "--hidden_size=8", "--inner_size=8", "--epochs=2", "--distil_epochs=1")
-    found = trained(
-        place, capsys, "-m", "SASRecKD", f"--embeddings={embeddings(place)}", "--alpha=0.3", *small
-    )
+    own = ("--alpha=3e-1", "--objective=infonce", "--objective_args={'temperature': 0.2}")
+    found = trained(place, capsys, "-m", "SASRecKD", f"--embeddings={embeddings(place)}", *own, *small)
     spec = yaml.safe_load((Path(found["run"]) / "spec.yaml").read_text())
     assert spec["student"]["model"] == "SASRecKD"
     assert spec["student"]["distill"]["alpha"] == 0.3
+    assert spec["student"]["distill"]["objective_args"] == {"temperature": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -384,6 +384,8 @@ def test_train_distils_from_a_file(place, capsys):
         (["-m", "SASRec", "--epochs=1", "--epochs=2"], "is given twice"),
         (["-m", "SASRec", "--val_interval={rating: '(1,3]'}"], "is not supported"),
         (["-m", "SASRec", "--eval_args={split: {RS: [8, 1, 1]}}"], "only leave-one-out"),
+        (["-m", "SASRec", "--topk={5"], "--topk:1: not valid YAML"),
+        (["-m", "SASRecKD", "--teacher=template", "--experts={n_expert: 3}"], "did you mean 'n_experts'"),
     ],
 )
 def test_a_slip_in_train_is_one_line(arguments, said, place, capsys):
@@ -421,6 +423,31 @@ def test_train_needs_no_yaml_for_a_folder_of_atomic_files(place, capsys):
         "iterate": True,
     }
     assert spec["student"]["train"]["clip_grad_norm"] == 5
+
+
+def test_diagnose_takes_the_folder_that_run_wrote_or_its_name(place, capsys):
+    """The YAML lies where nobody looks for it, and asks for other diagnostics than the defaults."""
+    base = yaml.safe_load((place / "properties" / "experiment" / "small.yaml").read_text())
+    short = {**_conftest.SMALL, "distill": {"distil_epochs": 1}}
+    variants = {"plain": _conftest.SMALL, "kd": {**short, "embeddings": str(embeddings(place))}}
+    path, results = place / "elsewhere.yaml", place / "results"
+    own = {"experiment": "named", "variants": variants, "baseline": "plain", "seeds": [1]}
+    changed = {"users": 20, "k": 3, "folds": 2, "clusters": 2}
+    path.write_text(yaml.safe_dump({**base, **own, "diagnostics": changed}))
+    assert call("run", path, "--results", results, "--workers", 0, "-q") == 0
+    capsys.readouterr()
+
+    def diagnosed(what: object) -> list[dict]:
+        assert call("diagnose", what, "--results", results, "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    rows = diagnosed(path)
+    assert {(row["variant"], row["moment"]) for row in rows} >= {("plain", "final"), ("kd", "final")}
+    assert "overlap@3" in rows[0]
+    assert diagnosed(results / "named") == rows
+    assert diagnosed("named") == rows
+    assert call("diagnose", "nameless", "--results", results) == 2
+    assert "nameless" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from recbole_kd.benchmark.cli_options import (
+    RESULTS,
+    ExperimentArg,
+    JsonOpt,
+    OnlyOpt,
+    QuietOpt,
+    ResultsOpt,
+    StackOpt,
+    TrackerOpt,
+    TunedOpt,
+    WorkersOpt,
+    placed,
+)
 from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,53 +51,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-ExperimentArg = Annotated[
-    str, typer.Argument(help="An experiment YAML, or its name in properties/experiment.")
-]
-ResultsOpt = Annotated[Path, typer.Option("--results", help="Folder of all runs and tables.")]
-OnlyOpt = Annotated[
-    str | None, typer.Option("--only", help="Only these cells: 'backbone=SASRec & seed=1,2'.")
-]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures and the final table only.")]
-WorkersOpt = Annotated[
-    int | None,
-    typer.Option(
-        "--workers", "-j", min=0, help="Cells at a time; 0 = in this process. Default: one per core or GPU."
-    ),
-]
-SchedulerOpt = Annotated[
-    str | None, typer.Option("--scheduler", help="A running Dask scheduler, e.g. tcp://10.0.0.1:8786.")
-]
-DeviceOpt = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto (cuda where there is one).")
-]
-SlurmOpt = Annotated[str | None, typer.Option("--slurm", help="A SLURM profile (properties/slurm).")]
-PerGpuOpt = Annotated[int, typer.Option("--cells-per-gpu", min=1, help="Small cells that share one GPU.")]
-StackOpt = Annotated[
-    bool,
-    typer.Option("--stack-seeds", help="Train plain cells that differ in seed or rate at once (for a GPU)."),
-]
-TrackerOpt = Annotated[
-    list[str] | None, typer.Option("--tracker", help="tensorboard, mlflow or wandb; repeatable.")
-]
-TunedOpt = Annotated[bool, typer.Option("--tuned", help="With the best parameters that 'tune' found.")]
-
-RESULTS = Path("results")
 # Verbs that this module registers itself.
 _OWN_VERBS = 2
 
 
 @app.command(epilog="Example: python run_benchmark.py run quickstart")
+@placed
 def run(
     experiment: ExperimentArg,
     results: ResultsOpt = RESULTS,
     only: OnlyOpt = None,
-    workers: WorkersOpt = None,
-    scheduler: SchedulerOpt = None,
-    slurm: SlurmOpt = None,
-    device: DeviceOpt = "auto",
-    per_gpu: PerGpuOpt = 1,
+    *,
+    where: Where,
     stack_seeds: StackOpt = False,
     use_tuned: TunedOpt = False,
     tracker: TrackerOpt = None,
@@ -93,10 +70,10 @@ def run(
     as_json: JsonOpt = False,
 ) -> None:
     """Run the missing cells of an experiment and write its tables; the same command resumes."""
-    from recbole_kd.benchmark.placement import Where
+    from dataclasses import replace
 
     loaded = loaded_experiment(experiment, results, use_tuned)
-    where = Where(workers, scheduler, slurm, device, per_gpu, stack_seeds)
+    where = replace(where, stack=stack_seeds)
     sweep(loaded, chosen(loaded, only), results, where, tracked(reporter(quiet, as_json), tracker, results))
 
 
@@ -163,10 +140,7 @@ def sweep(
     builder = build if where.workers == 0 else build_in_child
     engine, device = make_engine(where)
     try:
-        # A running cluster is asked first: its workers are counted in the estimate, a wrong address is
-        # found before anything is built.
-        with engine if where.scheduler is not None else nullcontext():
-            done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
+        done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
         raise typer.Exit(130) from None

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recbole_kd.benchmark.cli import (
+from recbole_kd.benchmark.cli import chosen, loaded_experiment, reporter, sweep
+from recbole_kd.benchmark.cli_options import (
     RESULTS,
     DeviceOpt,
     ExperimentArg,
     JsonOpt,
     OnlyOpt,
-    PerGpuOpt,
     QuietOpt,
     ResultsOpt,
-    SchedulerOpt,
-    SlurmOpt,
     TunedOpt,
-    WorkersOpt,
-    chosen,
-    loaded_experiment,
-    reporter,
-    sweep,
+    placed,
 )
 from recbole_kd.errors import UserError
+
+if TYPE_CHECKING:
+    from recbole_kd.benchmark.placement import Where
 
 
 def reproduce(
@@ -58,22 +55,19 @@ def reproduce(
         raise typer.Exit(1)
 
 
+@placed
 def rerun(
     experiment: ExperimentArg,
     failed: Annotated[bool, typer.Option("--failed", help="The cells that failed last time.")] = False,
     results: ResultsOpt = RESULTS,
-    workers: WorkersOpt = None,
-    scheduler: SchedulerOpt = None,
-    slurm: SlurmOpt = None,
-    device: DeviceOpt = "auto",
-    per_gpu: PerGpuOpt = 1,
+    *,
+    where: Where,
     use_tuned: TunedOpt = False,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the failed cells of an experiment again, and no others."""
     from recbole_kd.benchmark import record
-    from recbole_kd.benchmark.placement import Where
 
     if not failed:
         raise UserError("rerun: say what to run again: --failed (missing cells are what 'run' runs)")
@@ -84,9 +78,10 @@ def rerun(
     if not again:
         typer.echo(f"no cell of {loaded.name} has failed")
         return
-    sweep(loaded, again, results, Where(workers, scheduler, slurm, device, per_gpu), reporter(quiet, as_json))
+    sweep(loaded, again, results, where, reporter(quiet, as_json))
 
 
+@placed
 def tune(
     experiment: ExperimentArg,
     space: Annotated[str, typer.Option("--space", help="A file of properties/tuning.")] = "default",
@@ -95,11 +90,8 @@ def tune(
     ] = None,
     only: OnlyOpt = None,
     results: ResultsOpt = RESULTS,
-    workers: WorkersOpt = None,
-    scheduler: SchedulerOpt = None,
-    slurm: SlurmOpt = None,
-    device: DeviceOpt = "auto",
-    per_gpu: PerGpuOpt = 1,
+    *,
+    where: Where,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -107,7 +99,7 @@ def tune(
     from dataclasses import replace
 
     from recbole_kd.benchmark.artefacts import build, build_in_child
-    from recbole_kd.benchmark.placement import Where, make_engine
+    from recbole_kd.benchmark.placement import make_engine
     from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.tuning import load_tuning
     from recbole_kd.benchmark.tuning import tune as search
@@ -115,7 +107,7 @@ def tune(
     loaded = load_experiment(experiment)
     cells = chosen(loaded, only)
     loaded = loaded if cells is None else replace(loaded, cells=cells)
-    engine, device = make_engine(Where(workers, scheduler, slurm, device, per_gpu))
+    engine, device = make_engine(where)
     path = search(
         loaded,
         load_tuning(space, trials),
@@ -123,7 +115,7 @@ def tune(
         engine,
         reporter(quiet, as_json),
         device=device,
-        build=build if workers == 0 else build_in_child,
+        build=build if where.workers == 0 else build_in_child,
     )
     where = "" if results == RESULTS else f" --results {results}"
     typer.echo(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recbole_kd.benchmark.cli import RESULTS, JsonOpt, ResultsOpt
+from recbole_kd.benchmark.cli_options import RESULTS, JsonOpt, ResultsOpt
 from recbole_kd.errors import UserError
 
 
@@ -104,7 +104,9 @@ def prune(
 
 
 def diagnose(
-    experiment: Annotated[str, typer.Argument(help="An experiment whose cells have run.")],
+    experiment: Annotated[
+        str, typer.Argument(help="results/quickstart, or just its name; or the YAML of what has run.")
+    ],
     results: ResultsOpt = RESULTS,
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="Variant whose profiles are looked for.")
@@ -112,12 +114,11 @@ def diagnose(
     as_json: JsonOpt = False,
 ) -> None:
     """Print what every finished student, plain and placebo included, knows of one teacher's profiles."""
-    from recbole_kd.benchmark.diagnose import COLUMNS
+    from recbole_kd.benchmark.diagnose import COLUMNS, find
     from recbole_kd.benchmark.diagnose import diagnose as measure_all
-    from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.tables import show, simple_table
 
-    rows = measure_all(load_experiment(experiment), results, teacher)
+    rows = measure_all(find(experiment, results), teacher)
     if as_json:
         typer.echo(json.dumps(rows))
         return

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from recbole_kd.benchmark.cli import RESULTS, DeviceOpt, ExperimentArg, JsonOpt, ResultsOpt, loaded_experiment
+from recbole_kd.benchmark.cli import loaded_experiment
+from recbole_kd.benchmark.cli_options import RESULTS, DeviceOpt, ExperimentArg, JsonOpt, ResultsOpt
 
 
 def loop_latency(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recbole_kd.benchmark.cli import RESULTS, JsonOpt, ResultsOpt
+from recbole_kd.benchmark.cli_options import RESULTS, JsonOpt, ResultsOpt
 from recbole_kd.errors import DataError, UserError
 
 if TYPE_CHECKING:

@@ -7,25 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recbole_kd.benchmark.cli import (
-    RESULTS,
-    DeviceOpt,
-    JsonOpt,
-    OnlyOpt,
-    PerGpuOpt,
-    QuietOpt,
-    ResultsOpt,
-    SchedulerOpt,
-    SlurmOpt,
-    WorkersOpt,
-    reporter,
-)
+from recbole_kd.benchmark.cli import reporter
+from recbole_kd.benchmark.cli_options import RESULTS, JsonOpt, OnlyOpt, QuietOpt, ResultsOpt, placed
 from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:
+    from recbole_kd.benchmark.placement import Where
     from recbole_kd.benchmark.study.load import Part, Study
 
 
+@placed
 def study(
     name: Annotated[str, typer.Argument(help="A study (properties/experiment/study_NAME.yaml), or all.")],
     smoke: Annotated[bool, typer.Option("--smoke", help="The small cut that the YAML names.")] = False,
@@ -44,30 +35,25 @@ def study(
     ] = None,
     results: ResultsOpt = RESULTS,
     only: OnlyOpt = None,
-    workers: WorkersOpt = None,
-    scheduler: SchedulerOpt = None,
-    slurm: SlurmOpt = None,
-    device: DeviceOpt = "auto",
-    per_gpu: PerGpuOpt = 1,
+    *,
+    where: Where,
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the missing cells of a study, then write its page; the same command resumes."""
-    from recbole_kd.benchmark.placement import Where
     from recbole_kd.benchmark.plan_page import print_plan
     from recbole_kd.benchmark.study import run
     from recbole_kd.benchmark.study.load import load_study, names
 
     if name == "all" and page is not None:
         raise UserError("study all: --page names one page; leave it out, or name one study")
-    where = Where(workers, scheduler, slurm, device, per_gpu)
     failed = 0
     asked = names() if name == "all" else [name]
     weigh = not (page_only or plan)
     studies = [load_study(each, smoke=smoke, results=results, only=only, weigh=weigh) for each in asked]
     if plan:
         parts = [(_title(loaded, part), part.experiment.cells) for loaded in studies for part in loaded.parts]
-        print_plan(parts, results, workers, as_json)
+        print_plan(parts, results, where.workers, as_json)
         return
     for loaded in studies:
         if not page_only:

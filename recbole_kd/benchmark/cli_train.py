@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recbole_kd.benchmark.cli import RESULTS, JsonOpt, QuietOpt, ResultsOpt
+from recbole_kd.benchmark.cli_options import RESULTS, JsonOpt, QuietOpt, ResultsOpt
 from recbole_kd.errors import UserError
 
 if TYPE_CHECKING:

@@ -6,18 +6,23 @@ looked at. All are compared with the same profiles: those of one variant, the re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_kd.benchmark import rooms, rundir
+from recbole_kd.benchmark import properties, record, rooms, rundir
 from recbole_kd.benchmark.artefacts import read_split, split_file
+from recbole_kd.benchmark.extras.plan import done_runs, read_plan, results_of
+from recbole_kd.benchmark.marked_yaml import load_marked
 from recbole_kd.benchmark.prefix import MARK
+from recbole_kd.benchmark.resolve import DEFAULTS
+from recbole_kd.benchmark.spec import CellLabel
+from recbole_kd.benchmark.validate import validated
 from recbole_kd.errors import SpecError
 
 if TYPE_CHECKING:
-    from recbole_kd.benchmark.resolve import Experiment
     from recbole_kd.benchmark.spec import PlannedCell
     from recbole_kd.data.types import Split
     from recbole_kd.training.spec import DiagnosticsSpec
@@ -25,11 +30,72 @@ if TYPE_CHECKING:
 COLUMNS = ("dataset", "backbone", "variant", "seed", "moment")
 
 
-def diagnose(experiment: Experiment, results: Path, reference: str | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Finished:
+    """The runs of an experiment that exist, and how they are looked at.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    cells : list of PlannedCell
+    results : Path
+        Folder that the runs lie below.
+    diagnostics : DiagnosticsSpec
+    """
+
+    name: str
+    cells: list[PlannedCell]
+    results: Path
+    diagnostics: DiagnosticsSpec
+
+
+def find(source: str, results: Path) -> Finished:
+    """An experiment by its YAML, its folder below the results (or that folder's name), or its YAML's name.
+
+    A folder says what was run, whatever the YAML says by now or wherever it lies.
+
+    Raises
+    ------
+    SpecError, StoreError
+        There is no such experiment; a run is damaged or its dataset is no longer the same.
+    """
+    from recbole_kd.benchmark.resolve import load_experiment
+
+    if not Path(source).is_file():
+        for folder in (Path(source), results / source):
+            if (folder / record.FILE).is_file():
+                return _recorded(folder)
+    experiment = load_experiment(source)
+    cells = [c for c in experiment.cells if rundir.run_path(results, c.cell).is_dir()]
+    return Finished(experiment.name, cells, results, experiment.spec.diagnostics)
+
+
+def _recorded(folder: Path) -> Finished:
+    """What ``experiment.json`` names and exists."""
+    from recbole_kd.benchmark.reproduce import load_cell
+    from recbole_kd.training.spec import DiagnosticsSpec
+
+    plan = read_plan(folder)
+    cells = []
+    for cell, run in done_runs(folder, plan):
+        label = CellLabel(**{name: cell[name] for name in CellLabel.model_fields})
+        cells.append(load_cell(run)[0].model_copy(update={"label": label}))
+    told = plan.get("diagnostics")
+    if told is None:
+        # Records of earlier versions do not say.
+        told = load_marked(properties.find("experiment", DEFAULTS))["diagnostics"]
+    spec = validated(DiagnosticsSpec, told, f"{folder / record.FILE}: diagnostics")
+    return Finished(str(plan.get("experiment", folder.name)), cells, results_of(folder), spec)
+
+
+def diagnose(finished: Finished, reference: str | None = None) -> list[dict[str, Any]]:
     """Measure every finished student of an experiment against the profiles of one variant.
 
     Parameters
     ----------
+    finished : Finished
+        See `find`.
     reference : str, optional
         Variant whose profiles are looked for; by default the first that has a teacher and is no placebo.
 
@@ -45,15 +111,15 @@ def diagnose(experiment: Experiment, results: Path, reference: str | None = None
     SpecError
         No finished run has profiles to compare with.
     """
-    done = [c for c in experiment.cells if rundir.run_path(results, c.cell).is_dir()]
+    done, results = finished.cells, finished.results
     rows: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(c.label.dataset for c in done):
         cells = [c for c in done if c.label.dataset == dataset]
         split = read_split(split_file(results, cells[0].spec))
         file = _reference(cells, results, reference)
-        rows += _Reference(split, file, experiment.spec.diagnostics).rows(cells, results)
+        rows += _Reference(split, file, finished.diagnostics).rows(cells, results)
     if not rows:
-        raise SpecError(f"diagnose: no run of {experiment.name} in {results}; run it first")
+        raise SpecError(f"diagnose: no run of {finished.name} in {results}; run it first")
     return rows
 
 

@@ -26,9 +26,18 @@ _ALLOWED_DEATHS = 3
 
 
 class Engine(Protocol):
-    """Runs tasks and yields what became of each, in the order in which they end."""
+    """Runs tasks and yields what became of each, in the order in which they end.
+
+    Attributes
+    ----------
+    workers : int
+        Cells at a time.
+    remote : bool
+        It runs already and belongs to somebody else: how many workers it has is known once it is entered.
+    """
 
     workers: int
+    remote: bool
 
     def __enter__(self) -> Engine:
         """Keep workers between several calls of ``run``."""
@@ -47,6 +56,7 @@ class SerialEngine:
     """One cell after the other in this process (debugging, and the reference for tests)."""
 
     workers = 1
+    remote = False
 
     def __init__(self, function: CellFunction = run_cell) -> None:
         self._function = function
@@ -107,6 +117,7 @@ class DaskEngine:
         per_gpu: int = 1,
     ) -> None:
         self.workers = len(gpus) or workers
+        self.remote = scheduler is not None
         self._scheduler = scheduler
         self._gpus = list(gpus)
         self._resources = resources

@@ -136,10 +136,26 @@ def _copy(value: Any) -> Any:
 
 def parse_marked(text: str, file_name: str) -> MarkedDict:
     """Like :func:`load_marked` for text already in memory."""
+    data = parse_value(text, file_name)
+    if data is None:
+        return MarkedDict(Mark(file_name, 1))
+    if not isinstance(data, MarkedDict):
+        raise SpecError(f"{file_name}:1: a mapping (key: value) is expected, not {type(data).__name__}")
+    return data
+
+
+def parse_value(text: str, file_name: str) -> Any:
+    """Any YAML value: a number, a list, a :class:`MarkedDict`.
+
+    Raises
+    ------
+    SpecError
+        It is not YAML.
+    """
     loader = _Loader(text)
     loader.file_name = file_name
     try:
-        data = loader.get_single_data()
+        return loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -147,11 +163,6 @@ def parse_marked(text: str, file_name: str) -> MarkedDict:
         raise SpecError(f"{file_name}:{line}: not valid YAML: {problem}") from error
     finally:
         loader.dispose()
-    if data is None:
-        return MarkedDict(Mark(file_name, 1))
-    if not isinstance(data, MarkedDict):
-        raise SpecError(f"{file_name}:1: a mapping (key: value) is expected, not {type(data).__name__}")
-    return data
 
 
 def merge(base: MarkedDict, over: MarkedDict) -> MarkedDict:

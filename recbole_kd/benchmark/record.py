@@ -54,6 +54,7 @@ def write(results: Path, experiment: Experiment, failures: dict[str, dict[str, A
         "experiment": experiment.name,
         "baseline": experiment.spec.baseline,
         "metrics": experiment.spec.metrics,
+        "diagnostics": experiment.spec.diagnostics.canonical(),
         "cells": [
             {**c.label.canonical(), "cell": c.cell, "run": f"../runs/{c.cell}"} for c in experiment.cells
         ],

@@ -33,6 +33,7 @@ class StackedEngine:
     """Trains the cells that differ in seed and optimisation only as one model, all others one by one."""
 
     workers = 1
+    remote = False
 
     def __enter__(self) -> StackedEngine:
         return self

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -77,50 +77,74 @@ def run_sweep(
         Something the user can mend, found before any cell ran; nothing is left behind.
     """
     created = [path for path in (results, *results.parents) if not path.exists()]
-    try:
-        every = {cell.cell: cell for cell in experiment.cells}
-        chosen = with_retrievers(list(experiment.cells if cells is None else cells), every)
-        plan, artefacts = _ready(chosen, results, reporter, engine.workers, build)
-        _note_coverage(plan, artefacts, reporter)
-    except UserError:
-        _undo(created)
-        raise
-    sweep = SweepResult(record.folder(results, experiment.name), reused=plan.count("exists"))
-    _record(results, experiment, sweep)
-    with reporter.running(
-        len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
-    ):
-        _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
-    if record.read(results, experiment.name) is not None:
+    with ExitStack() as kept:
         try:
-            if experiment.spec.candidates.retriever is not None:
-                from recbole_kd.benchmark.candidate_ranks import write_candidate_ranks
-
-                write_candidate_ranks(experiment, results, reporter.note)
-            _write_outputs(sweep.folder, figures)
-        except (StoreError, OSError) as error:
-            sweep.unwritten = str(error)
-        reporter.table(sweep.folder, final=True)
+            every = {cell.cell: cell for cell in experiment.cells}
+            chosen = with_retrievers(list(experiment.cells if cells is None else cells), every)
+            plan, artefacts = _ready(chosen, results, reporter, engine, build, kept)
+            _note_coverage(plan, artefacts, reporter)
+        except UserError:
+            _undo(created)
+            raise
+        sweep = SweepResult(record.folder(results, experiment.name), reused=plan.count("exists"))
+        _record(results, experiment, sweep)
+        with reporter.running(
+            len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
+        ):
+            _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
+    _finish(experiment, results, reporter, sweep, figures)
     return sweep
 
 
+def _finish(
+    experiment: Experiment, results: Path, reporter: Reporter, sweep: SweepResult, figures: bool
+) -> None:
+    """Write and show the tables."""
+    if record.read(results, experiment.name) is None:
+        return
+    try:
+        if experiment.spec.candidates.retriever is not None:
+            from recbole_kd.benchmark.candidate_ranks import write_candidate_ranks
+
+            write_candidate_ranks(experiment, results, reporter.note)
+        _write_outputs(sweep.folder, figures)
+    except (StoreError, OSError) as error:
+        sweep.unwritten = str(error)
+    reporter.table(sweep.folder, final=True)
+
+
 def _ready(
-    chosen: Sequence[PlannedCell], results: Path, reporter: Reporter, workers: int, build: Builder
+    chosen: Sequence[PlannedCell],
+    results: Path,
+    reporter: Reporter,
+    engine: Engine,
+    build: Builder,
+    kept: ExitStack,
 ) -> tuple[Plan, dict[str, Artefacts]]:
     """Plan, and the files of the cells to run, made before the first of them starts.
 
-    A teacher that is written anew may differ from the one that existing cells had; those are then
-    to be run again too, hence the loop.
+    A running cluster is asked before anything is built, and only if there is something to run: its workers
+    are counted in the estimate, a wrong address is found at once. A teacher that is written anew may differ
+    from the one that existing cells had; those are then to be run again too, hence the loop.
+
+    Parameters
+    ----------
+    kept : ExitStack
+        Holds a cluster that was entered until the sweep ends.
     """
     artefacts: dict[str, Artefacts] = {}
+    asked = not engine.remote
     while True:
         plan = make_plan(chosen, results)
         for state, aside in tidy(results, plan):
             reporter.note(f"{state.planned.label}: {state.reason}; set aside as {aside.name} and run again")
         todo = [state.planned for state in plan.todo()]
+        if todo and not asked:
+            kept.enter_context(engine)
+            asked = True
         fresh = [cell for cell in todo if cell.cell not in artefacts]
         if fresh or not artefacts:
-            reporter.planned(plan, workers)
+            reporter.planned(plan, engine.workers)
         if not fresh:
             return plan, artefacts
         _check_writable(results)

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_kd.benchmark import properties, rooms
-from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge
+from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, parse_value
 from recbole_kd.benchmark.resolve import DEFAULTS, resolve
 from recbole_kd.benchmark.spec import ExperimentSpec, PlannedCell
 from recbole_kd.benchmark.validate import did_you_mean
@@ -76,7 +74,7 @@ class Flat:
 
 
 def read_config(files: Sequence[str], extra: Sequence[str]) -> MarkedDict:
-    """Merge configuration files and ``--key=value`` arguments.
+    """Merge configuration files and ``--key=value`` arguments; a value is YAML, so it may be a mapping.
 
     Raises
     ------
@@ -93,7 +91,7 @@ def read_config(files: Sequence[str], extra: Sequence[str]) -> MarkedDict:
             raise SpecError(f"train: '{argument}' is not --key=value, e.g. --learning_rate=0.001")
         if given.setdefault(key, value) != value:
             raise SpecError(f"train: --{key} is given twice, as '{given[key]}' and as '{value}'")
-        merged.put(key, yaml.safe_load(value), Mark(f"--{key}", 1))
+        merged.put(key, parse_value(value, f"--{key}"), Mark(f"--{key}", 1))
     return merged
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_kd.benchmark import machine, rundir
+from recbole_kd.benchmark.cli import main
 from recbole_kd.benchmark.console import JsonReporter
 from recbole_kd.benchmark.engines import DaskEngine, SerialEngine
 from recbole_kd.benchmark.resolve import load_experiment
@@ -85,6 +86,18 @@ def test_no_scheduler_at_the_address(place, tmp_path):
     with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
         run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
     assert time.monotonic() - started < 60
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_scheduler_is_not_asked_when_every_cell_exists(place, tmp_path, capsys):
+    results = tmp_path / "r"
+    run_sweep(
+        load_experiment("small"), results, SerialEngine(fake.fake_cell(0, None)), JsonReporter(), **SMALL
+    )
+    command = ["run", "small", "--results", str(results), "--scheduler", "tcp://127.0.0.1:9", "--json"]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert not end.value.code, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cluster", [(1, "--resources", "GPU=0.25")], indirect=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from recbole_kd.benchmark import rundir
@@ -32,8 +31,7 @@ def run_parts(study: Study, results: Path, where: Where, reporter: Reporter) -> 
     builder = build if where.workers == 0 else build_in_child
     for part in study.parts:
         engine, device = make_engine(where)
-        with engine if where.scheduler is not None else nullcontext():
-            done = run_sweep(part.experiment, results, engine, reporter, device=device, build=builder)
+        done = run_sweep(part.experiment, results, engine, reporter, device=device, build=builder)
         if done.unwritten is not None:
             raise StoreError(done.unwritten)
         failed += len(done.failures)
