@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.ready
 SOURCES := recbole_kd profiles analysis benchmarks tests run_benchmark.py
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
 
-.PHONY: help env benchmark studies-smoke test test-slow lint types format lock clean
+.PHONY: help env benchmark studies-smoke test test-slow notebook lint types format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -48,6 +48,9 @@ test: $(STAMP) ## fast tests, one process per core
 
 test-slow: $(STAMP) ## the long tests
 	$(PY) -m pytest -m slow $(ARGS)
+
+notebook: $(STAMP) ## run the example notebook from an empty results folder
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/analysis/test_notebook.py $(ARGS)
 
 lint: $(STAMP) ## ruff
 	$(PY) -m ruff check $(SOURCES)
