@@ -172,7 +172,7 @@ class Table:
         return csv_text(self.frame)
 
     def to_latex(self) -> str:
-        """A floating table; needs the package ``booktabs`` and nothing else."""
+        """A floating table, shrunk where it is wider than the text; needs ``booktabs`` and ``graphicx``."""
 
         def show(cell: Cell) -> str:
             text = latex_escape(cell.text)
@@ -182,11 +182,12 @@ class Table:
         spec = "".join(c.align for c in self.columns)
         notes = "".join(f" {latex_escape(n.rstrip('.'))}." for n in self.notes)
         lines = [
-            "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}",
+            "% needs \\usepackage[T1]{fontenc}, \\usepackage{booktabs} and \\usepackage{graphicx}",
             r"\begin{table*}[t]",
             r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}",
             rf"\caption{{\textbf{{{latex_escape(self.title)}.}} {latex_escape(self.caption)}{notes}}}",
             rf"\label{{tab:{re.sub('[^A-Za-z0-9-]+', '-', self.name)}}}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
             r"\toprule",
             " & ".join(latex_escape(c.name) for c in self.columns) + r" \\",
@@ -196,7 +197,7 @@ class Table:
             if number in self.groups and number:
                 lines.append(r"\midrule")
             lines.append(" & ".join(show(c) for c in row) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
+        lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
         return "\n".join(lines) + "\n"
 
     def to_html(self) -> str:
