@@ -11,14 +11,14 @@ from analysis.load import Results
 MINUS = "\u2212"
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 4, *, thousands: bool = False) -> str:
     """Fixed digits with a true minus sign; an en dash for what is not there."""
     if value is None or math.isnan(value):
         return "\u2013"
     if math.isinf(value):
         return "\u221e" if value > 0 else f"{MINUS}\u221e"
-    text = f"{value:.{digits}f}"
-    text = text.lstrip("-") if float(text) == 0 else text
+    text = f"{value:,.{digits}f}" if thousands else f"{value:.{digits}f}"
+    text = text.lstrip("-") if float(f"{value:.{digits}f}") == 0 else text
     return text.replace("-", MINUS)
 
 
@@ -27,6 +27,12 @@ def signed(value: float | None, digits: int = 4) -> str:
     text = number(value, digits)
     positive = value is not None and not math.isnan(value) and float(f"{value:.{digits}f}") > 0
     return f"+{text}" if positive else text
+
+
+def percent(value: float | None, mark: str = "") -> str:
+    """Signed per cent with one decimal and a mark; an en dash for what is not there."""
+    text = signed(value, 1)
+    return text if value is None or math.isnan(value) else f"{text} %{mark}"
 
 
 def p_value(p: float | None) -> str:

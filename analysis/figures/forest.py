@@ -56,7 +56,7 @@ def _draw(axes: Axes, y: float, comparison: Comparison, colour: str) -> None:
     axes.plot(
         result.estimate, y, "o", ms=4.2, color=colour, markerfacecolor=colour if certain else "white", mew=1.0
     )
-    text = f"{wording.signed(comparison.gain, 1)} %{wording.dagger(result.p_corrected)}"
+    text = wording.percent(comparison.gain, wording.dagger(result.p_corrected))
     axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=6.2)
 
 

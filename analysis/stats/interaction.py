@@ -27,7 +27,9 @@ def gain_by_slice(differences: ArrayLike, groups: ArrayLike) -> TestResult:
     differences : array_like [U]
         Method minus baseline per user, averaged over seeds.
     groups : array_like of int [U]
-        Slice of every user; slices with fewer than two users are left out and named in ``notes``.
+        Slice of every user. Slices with fewer than two users, or in which no user differs from another (a
+        few unseen items that nobody finds), are left out and counted in ``notes``: Welch's test weights a
+        slice by its variance.
 
     Returns
     -------
@@ -39,18 +41,18 @@ def gain_by_slice(differences: ArrayLike, groups: ArrayLike) -> TestResult:
     from statsmodels.stats.oneway import anova_oneway
 
     d, g = np.asarray(differences, dtype=np.float64), np.asarray(groups)
-    names = [k for k in np.unique(g) if (g == k).sum() >= 2]
+    names = [k for k in np.unique(g) if (g == k).sum() >= 2 and d[g == k].std() > 0]
     left_out = len(np.unique(g)) - len(names)
-    notes = (f"{left_out} slices with fewer than two users left out",) if left_out else ()
+    notes: tuple[str, ...] = ()
+    if left_out:
+        of = "slice" if left_out == 1 else "slices"
+        notes = (f"gain x slice: {left_out} {of} with too few users or equal differences left out",)
     parts = [d[g == k] for k in names]
     means = [float(p.mean()) for p in parts] or [float("nan")]
     statistic = p_value = float("nan")
     if len(parts) >= 2:
-        if all(p.std() > 0 for p in parts):
-            outcome = anova_oneway(parts, use_var="unequal", welch_correction=True)
-            statistic, p_value = float(outcome.statistic), float(outcome.pvalue)
-        else:
-            notes = (*notes, "a slice has constant differences; Welch's test is not defined")
+        outcome = anova_oneway(parts, use_var="unequal", welch_correction=True)
+        statistic, p_value = float(outcome.statistic), float(outcome.pvalue)
     return TestResult(
         test="gain x slice, Welch ANOVA",
         unit="users",

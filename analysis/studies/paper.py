@@ -92,7 +92,7 @@ def published_table(run: StudyRun) -> Table:
         theirs = [
             Cell(_with_sd(*row.base)),
             Cell(_with_sd(*row.method)),
-            Cell(f"{wording.signed(gain, 1)} %"),
+            Cell(wording.percent(gain)),
         ]
         rows.append(
             (*head, *theirs, *_own(mine, run, row.beside, row.backbone, metric, variants, frame, gain))
@@ -153,7 +153,7 @@ def _own(
         gain = relative_gain(found.mean, base.mean)
         cells += [
             Cell(_with_sd(found.mean, found.sd), sort=found.mean),
-            Cell(f"{wording.signed(gain, 1)} %", sort=gain),
+            Cell(wording.percent(gain), sort=gain),
         ]
         frame.append(
             {

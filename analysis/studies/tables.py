@@ -88,7 +88,7 @@ def _row(gain: Gain) -> tuple[Cell, ...]:
         *head,
         Cell(wording.number(c.baseline_mean), sort=c.baseline_mean),
         Cell(f"{wording.signed(r.estimate)} {interval}", sort=r.estimate),
-        Cell(f"{wording.signed(c.gain, 1)} %{wording.dagger(r.p_corrected)}", sort=c.gain),
+        Cell(wording.percent(c.gain, wording.dagger(r.p_corrected)), sort=c.gain),
         Cell(wording.p_value(r.p_corrected), sort=r.p_corrected),
         Cell(wording.number(gain.detectable), sort=gain.detectable),
     )

@@ -154,7 +154,7 @@ def cost_table(results: Results, *, digits: int = 4) -> Table:
             group = (row["dataset"], row["backbone"])
         cells = [Cell(str(row[k])) for k in ("dataset", "backbone", "variant")]
         cells.append(Cell(wording.number(row["mean"], digits), sort=row["mean"]))
-        cells += [Cell(wording.number(row[k], d), sort=row[k]) for k, (_, d) in heads.items()]
+        cells += [Cell(wording.number(row[k], d, thousands=True), sort=row[k]) for k, (_, d) in heads.items()]
         cells.append(Cell(row["serving_needs"]))
         rows.append(tuple(cells))
     devices = sorted({str(m.get("device")) for m in results.manifests.values()})

@@ -78,7 +78,7 @@ def _comparison_cells(comparison: Comparison | None, is_baseline: bool, digits: 
     return [
         Cell(f"{wording.signed(r.estimate, digits)} {interval}", sort=r.estimate),
         Cell(
-            f"{wording.signed(comparison.gain, 1)} %{mark} {wording.arrow(comparison.gain)}",
+            f"{wording.percent(comparison.gain, mark)} {wording.arrow(comparison.gain)}".strip(),
             sort=comparison.gain,
         ),
         Cell(wording.p_value(r.p_corrected), sort=r.p_corrected),

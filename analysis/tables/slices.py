@@ -15,6 +15,18 @@ _BETWEEN = "Welch's ANOVA over users of the seed-averaged differences"
 _WITHIN = "Hotelling's T2 over users of the seed-averaged differences, the same users in every slice"
 
 
+def _told(comparisons: Sequence[SliceComparison]) -> dict[str, None]:
+    """What the tests of the interaction say about themselves, each once with the methods it is said of."""
+    found: dict[str, list[str]] = {}
+    for s in comparisons:
+        for note in s.omnibus.notes if s.omnibus else ():
+            found.setdefault(note, []).append(f"{s.dataset} {s.backbone} {s.variant}")
+    every = len(comparisons)
+    return dict.fromkeys(
+        note if len(said) == every else f"{note}: {wording.listing(said)}" for note, said in found.items()
+    )
+
+
 def slice_table(
     results: Results,
     by: str | Slicer = "history",
@@ -52,7 +64,7 @@ def slice_table(
                     Cell(str(c.n_users), sort=float(c.n_users)),
                     Cell(wording.number(c.baseline_mean, digits), sort=c.baseline_mean),
                     Cell(f"{wording.signed(r.estimate, digits)} {interval}", sort=r.estimate),
-                    Cell(f"{wording.signed(c.gain, 1)} %{wording.dagger(r.p_corrected)}", sort=c.gain),
+                    Cell(wording.percent(c.gain, wording.dagger(r.p_corrected)), sort=c.gain),
                     Cell(wording.p_value(r.p_corrected), sort=r.p_corrected),
                     Cell(wording.p_value(omnibus.p) if omnibus and first else ""),
                     Cell(wording.p_value(trend.p_corrected) if trend and first else ""),
@@ -91,6 +103,6 @@ def slice_table(
         columns=columns,
         rows=tuple(rows),
         groups=tuple(groups),
-        notes=results.problems,
+        notes=(*results.problems, *_told(comparisons)),
         frame=slice_frame(comparisons),
     )

@@ -54,6 +54,8 @@ def test_tables_name_units_and_families(results: Results) -> None:
     assert "probability .80" in power_table(results).caption
     assert "Only the last two say whether gains differ" in slice_table(results).caption
     cost = cost_table(results)
+    parameters = [c.name for c in cost.columns].index("Parameters")
+    assert cost.rows[0][parameters].text == "120,000"
     assert cost.frame["train_seconds"].tolist() == [12.5, 13.5, 13.5, 13.5] * 2
 
 

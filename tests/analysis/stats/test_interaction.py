@@ -24,6 +24,14 @@ def test_omnibus_equals_statsmodels() -> None:
     assert gain_by_slice(mean, g).p == pytest.approx(theirs.pvalue)
 
 
+def test_a_slice_in_which_nobody_differs_is_left_out_and_said() -> None:
+    d, g = data(3, (30, 50, 80), (0.0, 0.1, 0.3), 1)
+    mean = np.concatenate([np.zeros(3), d.mean(axis=0)])
+    ours = gain_by_slice(mean, np.concatenate([np.full(3, -1), g]))
+    assert ours.p == gain_by_slice(d.mean(axis=0), g).p < 1
+    assert "1 slice with too few users or equal differences left out" in ours.notes[0]
+
+
 def test_two_slices_and_one_seed_are_welchs_t() -> None:
     d, g = data(1, (40, 90), (0.0, 0.3), 2)
     theirs = stats.ttest_ind(d[0][g == 1], d[0][g == 0], equal_var=False)
