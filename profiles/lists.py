@@ -121,6 +121,9 @@ def ranked_rows(
 def describe(item: Item) -> str:
     """Text of an item for the encoder of the profiles.
 
+    `profiles.item_vectors.sentence` adds the year. It is not used here: the lists of existing cells would
+    change under the address that they have.
+
     Examples
     --------
     >>> describe(Item("Toy Story", ("Animation", "Comedy"), "", 1995))
