@@ -106,7 +106,7 @@ def test_every_figure_has_room_for_many_variants(tmp_path: Path) -> None:
     for figure in figures:
         figure.draw_without_rendering()
         width, height = figure.get_size_inches() * figure.dpi
-        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        box = figure.get_tightbbox()
         assert box.x0 > -0.05, figure
         assert box.x1 < width / figure.dpi + 0.05
         assert box.y1 - box.y0 < height / figure.dpi + 0.05
