@@ -117,9 +117,9 @@ def tune(
         device=device,
         build=build if where.workers == 0 else build_in_child,
     )
-    where = "" if results == RESULTS else f" --results {results}"
+    place = "" if results == RESULTS else f" --results {results}"
     typer.echo(
-        f"tuned; the history is {path}; now: python run_benchmark.py run {experiment} --tuned{where}",
+        f"tuned; the history is {path}; now: python run_benchmark.py run {experiment} --tuned{place}",
         err=True,
     )
 
