@@ -187,7 +187,8 @@ class Table:
             r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}",
             rf"\caption{{\textbf{{{latex_escape(self.title)}.}} {latex_escape(self.caption)}{notes}}}",
             rf"\label{{tab:{re.sub('[^A-Za-z0-9-]+', '-', self.name)}}}",
-            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+            # No line break before the tabular: it would be a space in the box.
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"
             rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
             r"\toprule",
             " & ".join(latex_escape(c.name) for c in self.columns) + r" \\",

@@ -17,6 +17,7 @@ from analysis.figures.style import (
     MARKERS,
     clip_text,
     colours,
+    legend_columns,
     log_axis,
     new_figure,
     style,
@@ -75,7 +76,8 @@ def training_curves(
     chosen = [v for v in (variants or names) if results.cells(dataset, backbone, v)]
     colour = variant_colours(results)
     with style():
-        figure = new_figure(2.75 + 0.12 * max(-(-len(chosen) // 2), 2))
+        columns = legend_columns([clip_text(variant) for variant in chosen], 2)
+        figure = new_figure(2.75 + 0.12 * max(-(-len(chosen) // columns), 2))
         upper, lower = figure.subplots(2, 1, sharex=True)
         for number, variant in enumerate(chosen):
             frames = [results.history(c) for c in results.cells(dataset, backbone, variant).values()]
@@ -101,7 +103,7 @@ def training_curves(
         lower.xaxis.set_major_locator(MaxNLocator(integer=True))
         lower.set_xlabel("epoch (dotted: end of distillation)")
         if chosen:
-            figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -19,6 +19,7 @@ from analysis.figures.style import (
     MARKERS,
     clip_text,
     colours,
+    legend_columns,
     log_axis,
     new_figure,
     style,
@@ -147,7 +148,8 @@ def cost_quality_plot(
     backbones = list(dict.fromkeys(table["backbone"]))
     datasets = list(dict.fromkeys(known["dataset"])) or ["-"]
     with style():
-        lines = -(-(len(colour) + len(backbones)) // 3)
+        columns = legend_columns([clip_text(name, 40) for name in (*colour, *backbones)], 3)
+        lines = -(-(len(colour) + len(backbones)) // columns)
         figure = new_figure(0.2 + 0.12 * lines + 2.0 * len(datasets))
         panels = figure.subplots(len(datasets), 1, squeeze=False)[:, 0]
         for axes, dataset in zip(panels, datasets, strict=True):
@@ -168,15 +170,15 @@ def cost_quality_plot(
             xlabel or {"train_seconds": "training seconds"}.get(cost, cost.replace("_", " "))
         )
         handles: list[Any] = [
-            panels[0].plot([], [], "o", color=c, label=clip_text(v, 22))[0] for v, c in colour.items()
+            panels[0].plot([], [], "o", color=c, label=clip_text(v, 40))[0] for v, c in colour.items()
         ]
         handles += [
             panels[0].plot(
-                [], [], MARKERS[i % len(MARKERS)], color="black", mfc="white", label=clip_text(b, 22)
+                [], [], MARKERS[i % len(MARKERS)], color="black", mfc="white", label=clip_text(b, 40)
             )[0]
             for i, b in enumerate(backbones)
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=6)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=6)
     return figure
 
 

@@ -28,6 +28,9 @@ LIGHT = "#d9d9d9"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)))
 
+# A line of a legend, and what the handle of an entry takes of it, in characters.
+_LEGEND_CHARACTERS, _LEGEND_HANDLE = 66, 7
+
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
@@ -104,6 +107,12 @@ def error_bars(
     x = [place for place, _ in points]
     y, low, high = (np.array([getattr(r, k) for _, r in points]) for k in ("estimate", "low", "high"))
     axes.errorbar(x, y, yerr=np.abs([y - low, high - y]), **(usual | look))
+
+
+def legend_columns(labels: Sequence[str], most: int) -> int:
+    """Columns of a legend below a figure of one column's width that its longest label leaves room for."""
+    longest = max((len(label) for label in labels), default=0)
+    return max(1, min(most, _LEGEND_CHARACTERS // (longest + _LEGEND_HANDLE)))
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:
