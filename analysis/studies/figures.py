@@ -50,10 +50,10 @@ def curve(run: StudyRun) -> Figure:
         for axes, (dataset, backbone) in zip(panels, groups, strict=False):
             axes.axhline(0, color=GREY, lw=0.8)
             axes.grid(axis="y", color=LIGHT, lw=0.4)
-            for number, name in enumerate(names):
-                own = drawn.get((dataset, backbone, name), [])
-                offset = number - (len(names) - 1) / 2
-                _line(axes, own, places, offset, colour[name], number, run.x_log)
+            here = [name for name in names if (dataset, backbone, name) in drawn]
+            for number, name in enumerate(here):
+                offset = number - (len(here) - 1) / 2
+                _line(axes, drawn[dataset, backbone, name], places, offset, colour[name], number, run.x_log)
             for gain in beside:
                 if gain.line[:2] == (dataset, backbone) and gain.result is not None:
                     label = f"{clip_text(gain.series, 22)} (no place)"
@@ -104,7 +104,9 @@ def _line(
     points = [(float(place), g.result) for place, g in zip(x, shown, strict=True) if g.result]
     error_bars(axes, points, number, colour, clip_text(shown[0].series, 26), mfc="white")
     clear = [(place, r.estimate) for place, r in points if r.p_corrected < 0.05]
-    axes.plot(*np.array(clear).reshape(-1, 2).T, MARKERS[number % len(MARKERS)], color=colour, ms=3.4)
+    # Above the errorbar's own markers, which matplotlib lifts by .1.
+    filled = MARKERS[number % len(MARKERS)]
+    axes.plot(*np.array(clear).reshape(-1, 2).T, filled, color=colour, ms=3.4, zorder=3)
 
 
 def forest(run: StudyRun) -> Figure:

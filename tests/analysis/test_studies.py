@@ -17,6 +17,7 @@ from analysis.load import load_results
 from analysis.stats.twolevel import two_way
 from analysis.studies import write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
+from analysis.studies.figures import curve
 from analysis.studies.gains import layout_of, trends
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.run import load_study_run
@@ -178,6 +179,17 @@ def test_answers_say_what_was_shown_and_what_was_not(tmp_path, falling):
     effect, along, seen = answer(load_study_run(null))
     assert effect.startswith("No effect shown: none of 3 comparisons")
     assert along.startswith("No trend of the gain along dose shown")
+
+
+def test_a_significant_point_is_seen_filled(falling):
+    """matplotlib draws the white markers of an errorbar above later points of the same order."""
+    run = load_study_run(falling)
+    (axes,) = curve(run).axes
+    white = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    filled = [line for line in axes.lines if line.get_marker() == "o" and line not in white]
+    (drawn,) = [line for line in filled if len(line.get_xdata())]
+    assert len(drawn.get_xdata()) == sum(g.result.p_corrected < 0.05 for g in run.gains) > 0
+    assert drawn.get_zorder() > max(line.get_zorder() for line in white)
 
 
 def test_known_cases_can_fail(falling):

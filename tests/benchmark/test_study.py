@@ -177,6 +177,13 @@ def test_plan_and_a_part_of_a_study(write_study, place, capsys):
         whole.narrowed("seed=7")
 
 
+def test_a_borrowed_place_is_no_line_by_itself(write_study):
+    series = {n: {"x": [8], "also": {"wide": 0}, "variant": {"hparams": {"inner_size": "$x"}}} for n in "ab"}
+    write_study({"series": series, "x": {"label": "width"}})
+    part = load_study("trial", only="variant=plain,wide,a@*")
+    assert {(p["series"], p["variant"]) for p in part.points} == {("a", "a@8"), ("a", "wide")}
+
+
 def test_a_part_of_a_study_says_so(write_study, place):
     write_study({}, seeds=[1, 2])
     results = place / "results"

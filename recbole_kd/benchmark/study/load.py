@@ -111,6 +111,9 @@ class Study:
             )
         left = {cell.label.variant for part in parts for cell in part.experiment.cells}
         points = [point for point in self.points if point["variant"] in left]
+        # A place that a series borrows is no line without places of its own.
+        own = {p["series"] for p in points if p["variant"].startswith(f"{p['series']}@")}
+        points = [point for point in points if point["series"] in own]
         return replace(self, parts=parts, points=points, only=only, planned=len(self.cells()) + unasked)
 
     def record(self) -> dict[str, Any]:
