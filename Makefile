@@ -14,7 +14,8 @@ SHELL  := /bin/sh
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
 SOURCES := recbole_kd profiles analysis benchmarks tests run_benchmark.py
-PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
+# Not compiled on installing: of these packages a tenth is ever imported, and that is compiled then.
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 
 .PHONY: help env benchmark studies-smoke test test-slow notebook lint types format lock clean
 .DEFAULT_GOAL := help

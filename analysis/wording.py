@@ -9,6 +9,8 @@ from analysis.comparison import Comparison
 from analysis.load import Results
 
 MINUS = "\u2212"
+# Cases of one kind that are spelled out.
+_LISTED = 3
 
 
 def number(value: float | None, digits: int = 4, *, thousands: bool = False) -> str:
@@ -123,3 +125,18 @@ def testing(comparisons: Sequence[Comparison], baseline: str) -> str:
         f"two-sided, {first.correction}-corrected over {family}. "
         "\u2020 p < .05, \u2021 p < .01. d_z: mean over standard deviation of the seed-averaged differences."
     )
+
+
+def with_cases(head: str, cases: Sequence[str]) -> str:
+    """``head: case; case; case; and 5 more like these``."""
+    more = f"; and {len(cases) - _LISTED} more like these" if len(cases) > _LISTED else ""
+    return f"{head}: {'; '.join(cases[:_LISTED])}{more}".removesuffix(": ")
+
+
+def condensed(notes: Iterable[str]) -> list[str]:
+    """Notes ``kind: case`` of one kind as one, each case once."""
+    said: dict[str, dict[str, None]] = {}
+    for note in notes:
+        head, _, rest = note.partition(": ")
+        said.setdefault(head, {})[rest] = None
+    return [with_cases(head, list(cases)) for head, cases in said.items()]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 OURS = "recbole_kd"
+# Wall over CPU-seconds from which a single thread must have waited for others.
+_BUSY = 1.2
 Record = dict[str, Any]
 Entry = dict[str, Any]
 
@@ -19,6 +21,8 @@ def page(record: Record, picture: str) -> str:
         f"![CPU-seconds to a validation NDCG@10]({picture})",
         "## Against other packages",
         _rivals(record),
+        "## Seconds to every level",
+        _levels(record),
         "## Distance from the floor",
         _floors(record),
     ]
@@ -37,8 +41,14 @@ def _machine(record: Record) -> str:
         "- the same split, network sizes and dropout; cross-entropy over all items everywhere; all items "
         "ranked, seen items kept, average rank for ties; learning rate and batch are each system's own",
         f"- ours runs to early stopping, the others to the highest level or {record['budget']:.0f} s of "
-        " training; ratios are theirs over ours; - means not reached",
+        "training; ratios are theirs over ours; - means not reached",
     ]
+    waits = [e["wall_per_cpu"] for e in record["entries"] if e.get("wall_per_cpu")]
+    if record["device"] == "cpu" and waits and max(waits) > _BUSY:
+        lines.append(
+            f"- **the machine had other work** (wall over CPU-seconds {min(waits):.1f} to {max(waits):.1f}): "
+            "all seconds are longer than on a quiet one, ratios are good to some tens of per cent"
+        )
     if record["quick"]:
         lines.append("- **a quick cut**: lowest level only, ours ends there too; not for comparison")
     for name in record["left_out"]:
@@ -71,6 +81,33 @@ def _rivals(record: Record) -> str:
             f"| {'-' if evaluation is None else f'{evaluation:.2f}'} | {entry['peak_memory_mb']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _levels(record: Record) -> str:
+    """CPU-seconds to the first measurement at every level; a bound where budget or run ended before."""
+    lines = ["First measurement at or above the level; in brackets the ratio to ours."]
+    for dataset in dict.fromkeys(e["dataset"] for e in record["entries"]):
+        own = [e for e in record["entries"] if e["dataset"] == dataset and "error" not in e]
+        if not own:
+            continue
+        levels = [reach["level"] for reach in own[0]["reach"]]
+        head = " | ".join(f"{level:g}" for level in levels)
+        lines += ["", f"| {dataset} | system | {head} |", "|---|---|" + "---|" * len(levels)]
+        for entry in own:
+            ours = find(record, OURS, entry)
+            cells = [_reached(entry, ours, level) for level in levels]
+            lines.append(f"| {entry['model']} | {entry['system']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _reached(entry: Entry, ours: Entry | None, level: float) -> str:
+    seconds, mine = seconds_to(entry, level), None if ours is None else seconds_to(ours, level)
+    if seconds is not None:
+        return f"{seconds:.1f} ({_ratio(seconds, mine)})" if mine else f"{seconds:.1f}"
+    spent = float(entry["cpu_seconds"])
+    if "early stopping" in str(entry.get("ended")):
+        return f"not reached; stopped early after {spent:.0f}"
+    return f"more than {spent:.0f}" + (f" (> {_ratio(spent, mine)})" if mine else "")
 
 
 def find(record: Record, system: str, like: Entry) -> Entry | None:
@@ -166,6 +203,7 @@ def draw(record: Record, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     entries = [e for e in record["entries"] if "error" not in e]
     groups = list(dict.fromkeys((e["dataset"], e["model"]) for e in entries))
@@ -189,10 +227,13 @@ def draw(record: Record, path: Path) -> None:
     names = [f"{m}\n{d}\n{shown_level(record, {'dataset': d, 'model': m}):g}" for d, m in groups]
     axis.set_xticks([k + width * (len(systems) - 1) / 2 for k in range(len(groups))], names, fontsize=8)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_ylabel("CPU-seconds to validation NDCG@10")
     for system in systems:
         axis.bar(0, 0, color=colours[system], label=system)
     axis.bar(0, 0, color="white", edgecolor="grey", hatch="//", label="not reached in its budget")
-    axis.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=len(systems) + 1)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

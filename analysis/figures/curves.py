@@ -31,9 +31,15 @@ def _mean_history(frames: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
     """Mean, lowest and highest over seeds per epoch, as long as any seed trained."""
     parts = [f.set_index("epoch")[column] for f in frames if column in f and f[column].notna().any()]
     if not parts:
-        return pd.DataFrame(columns=["mean", "low", "high"])
+        return pd.DataFrame(columns=["mean", "low", "high"], dtype=float)
     wide = pd.concat(parts, axis=1)
     return pd.DataFrame({"mean": wide.mean(axis=1), "low": wide.min(axis=1), "high": wide.max(axis=1)})
+
+
+def _histories(results: Results, dataset: str, backbone: str, variant: str) -> list[pd.DataFrame]:
+    """Epoch tables of a variant's runs that have one."""
+    frames = [results.history(c) for c in results.cells(dataset, backbone, variant).values()]
+    return [f for f in frames if len(f)]
 
 
 def _last_distil_epoch(frames: Sequence[pd.DataFrame]) -> float | None:
@@ -73,15 +79,18 @@ def training_curves(
         Lines are means over seeds, bands the range over seeds.
     """
     names = [m[2] for m in results.methods() if m[:2] == (dataset, backbone)]
-    chosen = [v for v in (variants or names) if results.cells(dataset, backbone, v)]
+    histories = {v: _histories(results, dataset, backbone, v) for v in variants or names}
+    # What was not trained epoch by epoch, a language model that is asked, has no curve.
+    chosen = [
+        v for v, frames in histories.items() if any(len(_mean_history(frames, c)) for c in (valid, loss))
+    ]
     colour = variant_colours(results)
     with style():
         columns = legend_columns([clip_text(variant) for variant in chosen], 2)
         figure = new_figure(2.75 + 0.12 * max(-(-len(chosen) // columns), 2))
         upper, lower = figure.subplots(2, 1, sharex=True)
         for number, variant in enumerate(chosen):
-            frames = [results.history(c) for c in results.cells(dataset, backbone, variant).values()]
-            frames = [f for f in frames if len(f)]
+            frames = histories[variant]
             for axes, column in ((upper, valid), (lower, loss)):
                 line = _mean_history(frames, column)
                 axes.fill_between(

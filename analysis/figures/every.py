@@ -19,6 +19,7 @@ from analysis.figures.style import save_figure
 from analysis.load import Results, load_results
 from analysis.slices import compare_slices
 from analysis.space import ATTRIBUTE, read_spaces
+from analysis.tables.cost import cost_frame
 
 
 def per_backbone(results: Results) -> Iterator[tuple[str, str, Figure]]:
@@ -37,7 +38,10 @@ def per_backbone(results: Results) -> Iterator[tuple[str, str, Figure]]:
 def overview(results: Results) -> Iterator[tuple[str, str, Figure]]:
     """(name, title, figure) of quality against cost and, over several datasets, average ranks."""
     if len(results.done):
-        yield "cost", "Quality against training time", cost_quality_plot(results)
+        costs = cost_frame(results)
+        # Means over fewer users are not comparable here; "serving-cost" has everybody on the same ones.
+        costs = costs[~costs["partial"]]
+        yield "cost", "Quality against training time", cost_quality_plot(results, frame=costs)
     timed = loop_frame(results)
     if len(timed):
         figure = cost_quality_plot(

@@ -145,6 +145,9 @@ def cost_quality_plot(
     names = [str(v) for v in table["variant"]]
     colour = variant_colours(results) if results is not None else {}
     colour |= {n: c for n, c in colours(names).items() if n not in colour}
+    # The palette repeats: a colour that was there before is drawn hollow.
+    hollow = {n for i, n in enumerate(colour) if colour[n] in list(colour.values())[:i]}
+    face = {n: "white" if n in hollow else c for n, c in colour.items()}
     backbones = list(dict.fromkeys(table["backbone"]))
     datasets = list(dict.fromkeys(known["dataset"])) or ["-"]
     with style():
@@ -156,7 +159,8 @@ def cost_quality_plot(
             part = known[known["dataset"] == dataset]
             for row in part.to_dict("records"):
                 marker = MARKERS[backbones.index(row["backbone"]) % len(MARKERS)]
-                axes.plot(row[cost], row["mean"], marker, color=colour[str(row["variant"])], ms=5, mew=0)
+                name = str(row["variant"])
+                axes.plot(row[cost], row["mean"], marker, color=colour[name], mfc=face[name], ms=5, mew=1.2)
             best = part[pareto_front(part[cost].to_numpy(float), part["mean"].to_numpy(float))].sort_values(
                 cost
             )
@@ -170,7 +174,8 @@ def cost_quality_plot(
             xlabel or {"train_seconds": "training seconds"}.get(cost, cost.replace("_", " "))
         )
         handles: list[Any] = [
-            panels[0].plot([], [], "o", color=c, label=clip_text(v, 40))[0] for v, c in colour.items()
+            panels[0].plot([], [], "o", color=c, mfc=face[v], label=clip_text(v, 40))[0]
+            for v, c in colour.items()
         ]
         handles += [
             panels[0].plot(

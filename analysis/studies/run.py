@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.load import Results, load_results
 from analysis.run_files import read_json
+from analysis.wording import with_cases
 from recbole_kd.errors import StoreError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 FILE = "study.json"
 X = float | str
-# Reservations of one kind that are spelled out.
-_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,7 @@ class StudyRun:
             for name in self.left_out
         ]
         found += [f"not run: {name}, whose weights were not made" for name in self.pending]
-        for head, cases in said.items():
-            listed = list(cases)
-            more = f"; and {len(listed) - _LISTED} more like these" if len(listed) > _LISTED else ""
-            found.append(f"{head}: {'; '.join(listed[:_LISTED])}{more}".removesuffix(": "))
-        return found
+        return found + [with_cases(head, list(cases)) for head, cases in said.items()]
 
     def counts(self) -> tuple[int, int]:
         """Finished and planned runs, each counted once."""

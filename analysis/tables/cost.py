@@ -57,10 +57,11 @@ _PROFILES = (
 def cost_frame(results: Results) -> pd.DataFrame:
     """One row per method: quality on the primary metric and mean cost over its runs.
 
-    Columns ``train_seconds``, ``epochs``, ``peak_memory_mb``, ``n_parameters``,
-    ``profile_coverage``, ``serving_needs`` (nothing, or vectors of profiles for whoever is served), one
-    ``cost_<name>`` per number under ``cost`` in the manifests, what serving asks of a language model, and
-    ``profile_<name>``: what the stored profile of one user took that a method reads when it serves.
+    Columns ``partial`` (the method has fewer users than its dataset), ``train_seconds``, ``epochs``,
+    ``peak_memory_mb``, ``n_parameters``, ``profile_coverage``, ``serving_needs`` (nothing, or vectors of
+    profiles for whoever is served), one ``cost_<name>`` per number under ``cost`` in the manifests, what
+    serving asks of a language model, and ``profile_<name>``: what the stored profile of one user took that a
+    method reads when it serves.
     """
     metric = results.metrics[0]
     summaries = summarise(results, [metric])
@@ -69,7 +70,8 @@ def cost_frame(results: Results) -> pd.DataFrame:
     for method in results.methods():
         cells = list(results.cells(*method).values())
         row: dict[str, Any] = dict(zip(("dataset", "backbone", "variant"), method, strict=True))
-        row |= {"metric": metric, "mean": summaries[(method, metric)].mean, "n_seeds": len(cells)}
+        quality = summaries[(method, metric)]
+        row |= {"metric": metric, "mean": quality.mean, "n_seeds": len(cells), "partial": quality.partial}
         for name in ("train_seconds", "epochs", "peak_memory_mb", "n_parameters", "profile_coverage"):
             found = indexed.loc[cells, name] if name in indexed else pd.Series(dtype=float)
             values = pd.to_numeric(found, errors="coerce")

@@ -118,11 +118,14 @@ def _notes(results: Results, comparisons: Sequence[Comparison], partial: bool) -
         notes.insert(0, "* mean over the method's own users, fewer than the dataset has; not ranked")
     if any(collapse_of(manifest) for manifest in results.manifests.values()):
         notes.insert(0, f"{COLLAPSED} the distillation of a run collapsed: its profiles taught nothing")
-    notes += [f"{c.dataset} {c.label}: {'; '.join(c.notes)}" for c in comparisons if c.notes and c.result]
-    for comparison in comparisons:
-        if comparison.result and comparison.result.n_seeds < 3:
-            notes += [f"{comparison.dataset} {comparison.label}: {n}" for n in comparison.result.notes]
-    return list(dict.fromkeys(notes))
+    said: dict[str, list[str]] = {}
+    for c in comparisons:
+        if c.result is None:
+            continue
+        few = c.result.notes if c.result.n_seeds < 3 else ()
+        for note in dict.fromkeys((*c.notes, *few)):
+            said.setdefault(note, []).append(f"{c.dataset} {c.label}")
+    return [*wording.condensed(notes), *(f"{', '.join(labels)}: {note}" for note, labels in said.items())]
 
 
 def main_table(

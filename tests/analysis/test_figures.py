@@ -97,6 +97,17 @@ def test_training_curves_mark_the_end_of_distillation(results: Results) -> None:
     np.testing.assert_allclose(curve.get_ydata(), expected.groupby("epoch")["valid_ndcg@10"].mean())
 
 
+def test_what_was_never_trained_has_no_curve(tmp_path: Path) -> None:
+    """Histories of re-rankers know epochs, but neither a validation metric nor a loss of the students."""
+    home = write_experiment(tmp_path, latent_ranks(20), variants=("plain", "llm"), seeds=(0,))
+    for path in (tmp_path / "runs").iterdir():
+        if "llm" in path.name:
+            pd.DataFrame({"epoch": [0, 1], "loss": [0.7, 0.6]}).to_parquet(path / "history.parquet")
+    figure = training_curves(load_results(home), "toy", "SASRec")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["plain"]
+
+
 def test_every_figure_has_room_for_many_variants(tmp_path: Path) -> None:
     """More than there are kinds of lines, markers and colours."""
     variants = ("plain", *(f"a-variant-with-a-long-name-{i}" for i in range(8)))

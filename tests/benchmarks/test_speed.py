@@ -60,6 +60,15 @@ def test_the_page_shows_ratios_at_the_highest_level_that_all_reached(tmp_path):
     text = page(record(), "img/speed.svg")
     line = "| ml-100k | SASRec | RecBole | 200.00 | 50.0x | 300.0 (to 0.03) | 30.0x | 0.0600 | 0.20 | 500 |"
     assert line in text
+    assert "| SASRec | recbole_kd | 10.0 (1.0x) | 20.0 (1.0x) |" in text
+    assert "| SASRec | RecBole | 300.0 (30.0x) | more than 99 (> 5.0x) |" in text
+    assert "the machine had other work" not in text
+    busy = page(
+        record(entries=[entry("recbole_kd", 4.0, (10.0, None), wall_per_cpu=1.5, ended="early stopping")]),
+        "a",
+    )
+    assert "not reached; stopped early after 99" in busy
+    assert "wall over CPU-seconds 1.5 to 1.5" in busy
     assert "failed: boom |" in text
     assert "RePlay was left out" in text
     assert "recbole_kd 8.0x, RecBole 400.0x" in text

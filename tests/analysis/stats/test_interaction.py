@@ -49,7 +49,10 @@ def test_linear_weights_measure_a_straight_line() -> None:
 
 def test_small_slices_are_named() -> None:
     d, g = data(2, (30, 30, 1), (0.0, 0.0, 0.0), 3)
-    assert "1 slices with fewer than two users" in gain_by_slice(d.mean(axis=0), g).notes[0]
+    assert (
+        "1 slice with too few users or equal differences left out"
+        in gain_by_slice(d.mean(axis=0), g).notes[0]
+    )
     with pytest.raises(ValueError, match="slice 2"):
         gain_contrast(d, g, {0: -1.0, 2: 1.0})
 
