@@ -37,7 +37,7 @@ def repo_root() -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with ml-1m, ml-latest-small and amazon-beauty; the test is skipped where it is absent."""
-    folder = Path(os.environ.get("RECBOLE_KD_SHARED", ROOT.parent / "shared" / "data"))
+    folder = Path(os.environ.get("RECBOLE_KD_SHARED") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no shared data sets at {folder} (set RECBOLE_KD_SHARED)")
     return folder
