@@ -127,16 +127,15 @@ def testing(comparisons: Sequence[Comparison], baseline: str) -> str:
     )
 
 
-def with_cases(head: str, cases: Sequence[str]) -> str:
-    """``head: case; case; case; and 5 more like these``."""
-    more = f"; and {len(cases) - _LISTED} more like these" if len(cases) > _LISTED else ""
-    return f"{head}: {'; '.join(cases[:_LISTED])}{more}".removesuffix(": ")
-
-
 def condensed(notes: Iterable[str]) -> list[str]:
-    """Notes ``kind: case`` of one kind as one, each case once."""
+    """Notes ``kind: case`` of one kind as one: ``kind: case; case; case; and 5 more like these``."""
     said: dict[str, dict[str, None]] = {}
     for note in notes:
         head, _, rest = note.partition(": ")
         said.setdefault(head, {})[rest] = None
-    return [with_cases(head, list(cases)) for head, cases in said.items()]
+    found = []
+    for head, cases in said.items():
+        listed = list(cases)
+        more = f"; and {len(listed) - _LISTED} more like these" if len(listed) > _LISTED else ""
+        found.append(f"{head}: {'; '.join(listed[:_LISTED])}{more}".removesuffix(": "))
+    return found

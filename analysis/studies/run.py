@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.load import Results, load_results
 from analysis.run_files import read_json
-from analysis.wording import with_cases
+from analysis.wording import condensed
 from recbole_kd.errors import StoreError
 
 if TYPE_CHECKING:
@@ -99,18 +99,18 @@ class StudyRun:
     @property
     def problems(self) -> list[str]:
         """What a reader must be told, each once."""
-        said: dict[str, dict[str, None]] = {}
+        notes = []
         for part in self.parts:
             where = "" if part.x is None else f"{self.x_label} {show_x(part.x)}; "
             for problem in part.results.problems:
                 head, _, rest = problem.partition(": ")
-                said.setdefault(head, {})[f"{where}{rest}"] = None
+                notes.append(f"{head}: {where}{rest}")
         found = [
             f"left out: {name}" if ": " in name else f"left out: {name}, whose files are not at hand"
             for name in self.left_out
         ]
         found += [f"not run: {name}, whose weights were not made" for name in self.pending]
-        return found + [with_cases(head, list(cases)) for head, cases in said.items()]
+        return found + condensed(notes)
 
     def counts(self) -> tuple[int, int]:
         """Finished and planned runs, each counted once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import typer
@@ -13,7 +14,7 @@ from recbole_kd.benchmark.console import duration
 from recbole_kd.benchmark.guess import guesses, total
 from recbole_kd.benchmark.loop_cost import loop_costs
 from recbole_kd.benchmark.machine import usable_cores
-from recbole_kd.benchmark.plan import make_plan, rows
+from recbole_kd.benchmark.plan import Plan, make_plan, rows
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.benchmark.tables import cost_table, plan_table, show
 from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
@@ -42,10 +43,11 @@ def print_plan(
         found = {"cells": rows(whole), "to_run": len(whole.todo()), "estimate_seconds": left}
         typer.echo(json.dumps({**found, "guess_seconds": rough, "llm": [asdict(cost) for cost in costs]}))
         return
+    states = iter(whole.states)
     for title, cells in parts:
         if title:
             typer.echo(title)
-        show(plan_table(make_plan(cells, results), guessed))
+        show(plan_table(Plan(list(islice(states, len(cells)))), guessed))
     if costs:
         show(cost_table(costs))
     typer.echo(total_line(costs))
