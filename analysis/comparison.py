@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -140,11 +141,18 @@ OTHER_TESTS: dict[str, Callable[..., TestResult]] = {
 
 
 def seed_variance(results: Results, dataset: str, backbone: str, values: UserValues) -> SeedVariance | None:
-    """Seed variance pooled over the methods of a backbone that ran all seeds on all users."""
+    """Seed variance pooled over the methods of a backbone that ran all seeds on all users.
+
+    Methods with the same values are one: counted twice they would make the seeds look harmless.
+    """
     own = [results.cells(*m) for m in results.methods() if m[:2] == (dataset, backbone)]
     full = max((tuple(c) for c in own), key=len, default=())
     same = [list(c.values()) for c in own if tuple(c) == full and values.complete(list(c.values()))]
-    return pooled_seed_variance([values.of(cells).mean(axis=1) for cells in same]) if same else None
+    distinct: dict[bytes, FloatArray] = {}
+    for cells in same:
+        found = values.of(cells)
+        distinct.setdefault(hashlib.sha256(found.tobytes()).digest(), found.mean(axis=1))
+    return pooled_seed_variance(list(distinct.values())) if distinct else None
 
 
 def planned_pairs(results: Results, baseline: str | None = None) -> list[tuple[str, str, str]]:

@@ -118,10 +118,13 @@ def pooled_seed_variance(seed_means: ArrayLike) -> SeedVariance | None:
 def two_way(differences: ArrayLike, pooled: SeedVariance | None = None) -> TwoWay:
     """Variance components and standard error of the mean of ``differences`` [S, U].
 
-    ``pooled`` replaces the seed variance of these differences alone. With one seed the seed
-    effect cannot be told from the mean; users alone remain (paired t).
+    ``pooled`` replaces the seed variance of these differences alone, unless all of them are 0: two
+    runs with the same ranks (alpha 0, a placebo against itself) are one method, of which the other
+    methods' seeds say nothing. With one seed the seed effect cannot be told from the mean; users
+    alone remain (paired t).
     """
     d = np.asarray(differences, dtype=np.float64)
+    pooled = pooled if d.any() else None
     if d.ndim != 2 or d.shape[1] < 2 or not np.isfinite(d).all():
         raise ValueError(f"expected finite differences [seeds, users >= 2], got shape {d.shape}")
     n_seeds, n_users = d.shape
@@ -188,6 +191,12 @@ def calibrated_interval(
     return estimate + factor * float(low), estimate + factor * float(high)
 
 
+def _notes(differences: FloatArray, pooled: SeedVariance | None) -> tuple[str, ...]:
+    if not differences.any():
+        return ("no user differs in any seed: the same ranks",)
+    return _SEED_NOTES.get(len(differences), ()) if pooled is None or len(differences) == 1 else ()
+
+
 def two_level(
     differences: ArrayLike,
     *,
@@ -247,5 +256,5 @@ def two_level(
         p=anova.p,
         effect_size=cohens_dz(d.mean(axis=0)),
         effect_name="Cohen's d_z",
-        notes=_SEED_NOTES.get(len(d), ()) if pooled is None or len(d) == 1 else (),
+        notes=_notes(d, pooled),
     )

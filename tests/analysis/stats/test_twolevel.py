@@ -177,3 +177,13 @@ def test_known_effect_is_found_and_users_only_tests_hold_their_level() -> None:
         for i in range(600)
     )
     assert flips / 600 < 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / 600)
+
+
+def test_same_ranks_have_no_interval_though_other_methods_vary_over_seeds() -> None:
+    same = two_level(np.zeros((3, 50)), pooled=SeedVariance(0.01, 8.0), n_resamples=200)
+    assert (same.low, same.estimate, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    assert "the same ranks" in same.notes[0]
+    # One user who differs is enough for the seeds to count.
+    differences = np.zeros((3, 50))
+    differences[1, 7] = 0.1
+    assert two_level(differences, pooled=SeedVariance(0.01, 8.0), n_resamples=200).low < -0.03
