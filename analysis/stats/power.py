@@ -78,9 +78,12 @@ def _scaled_chi(df: float) -> NDArray[np.float64]:
 
 
 def smallest_detectable(design: Design, *, alpha: float = 0.05, target: float = 0.8) -> float:
-    """Smallest true difference that is found with probability ``target``, in units of the metric."""
+    """Smallest true difference that is found with probability ``target``, in units of the metric.
+
+    NaN where nothing varies: two runs with the same ranks say nothing of what could have been seen.
+    """
     if design.error == 0:
-        return 0.0
+        return float("nan")
     high = design.error
     while power(design, high, alpha=alpha) < target:
         high *= 2

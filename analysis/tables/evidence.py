@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import wording
@@ -84,7 +85,8 @@ def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
             Cell(str(row["n_seeds"]), sort=row["n_seeds"]),
         ]
         small = row.get("detectable_percent", float("nan"))
-        cells.append(Cell(f"{wording.number(small, 1)} %", sort=small))
+        shown = wording.number(small, 1)
+        cells.append(Cell(f"{shown} %" if np.isfinite(small) else shown, sort=small))
         cells.append(Cell(wording.number(row.get("power_1_percent"), 2), sort=row.get("power_1_percent")))
         cells += [Cell(_needed(row.get(k))) for k in ("users_for_1_percent", "seeds_for_1_percent")]
         rows.append(tuple(cells))
