@@ -38,7 +38,10 @@ def plan_table(plan: Plan, guessed: Mapping[str, float] | None = None) -> Table:
 
 
 def cost_table(costs: Sequence[TeacherCost]) -> Table:
-    """One row per text that has to be written, or need not: calls, tokens and money."""
+    """One row per text that has to be written, or need not: calls, tokens and money.
+
+    Texts that cost no call and read alike (the parts of a study) share a row.
+    """
 
     def said(value: float | None, form: str) -> str:
         return "?" if value is None else format(value, form)
@@ -54,9 +57,22 @@ def cost_table(costs: Sequence[TeacherCost]) -> Table:
             said(cost.usd, ",.2f"),
             cost.note,
         ]
-        for cost in costs
+        for cost in _without_repeats(costs)
     ]
     return simple_table(["dataset", "teacher of", "LLM", "calls", "prompt", "answer", "USD", ""], rows)
+
+
+def _without_repeats(costs: Sequence[TeacherCost]) -> list[TeacherCost]:
+    free: set[tuple[object, ...]] = set()
+    kept = []
+    for cost in costs:
+        key = (cost.dataset, tuple(cost.variants), cost.model, cost.note)
+        if cost.calls == 0 and key in free:
+            continue
+        if cost.calls == 0:
+            free.add(key)
+        kept.append(cost)
+    return kept
 
 
 def simple_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_kd.data.types import Sequences
+from recbole_kd.errors import DataError
 
 IntArray = NDArray[np.int64]
 
@@ -168,6 +169,11 @@ class SequenceBatches:
         all items and ``target`` repeats them (masked-item models mask for themselves).
     packed : bool
         Several pieces per row (attention models) or one (recurrent models, bucketed by length).
+
+    Raises
+    ------
+    DataError
+        Nobody has anything to predict: such a training would end with its initial weights.
     """
 
     def __init__(self, train: Sequences, max_len: int, batch_size: int, *, shift: bool, packed: bool) -> None:
@@ -175,6 +181,12 @@ class SequenceBatches:
         self._max_len, self._batch_size = max_len, batch_size
         lengths = train.lengths - (1 if shift else 0)
         keep = lengths > 0
+        if not keep.any():
+            least = 2 if shift else 1
+            raise DataError(
+                f"train part: none of {len(lengths)} users has {least} interactions, so there is nothing "
+                "to predict; keep more of them (split.sample, filters) or take another split."
+            )
         self._users, self._lengths = train.users[keep], lengths[keep]
         self._history = train.lengths[keep]
         self._items, self._starts = train.items, train.offsets[:-1][keep]
