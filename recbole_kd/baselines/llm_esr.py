@@ -173,6 +173,15 @@ class Bank(nn.Module):
         self.register_buffer("states", torch.zeros(len(neighbours), dim), persistent=False)
         self.register_buffer("filled", torch.zeros(len(neighbours), dtype=torch.bool), persistent=False)
 
+    def carried_state(self) -> dict[str, Any]:
+        """The bank itself; neighbours do not change."""
+        return {"states": self.states, "filled": self.filled}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`carried_state` gave."""
+        self.states.copy_(state["states"])
+        self.filled.copy_(state["filled"])
+
     def forward(self, state: Tensor, user: Tensor) -> Tensor:
         """Mean squared distance of [P, D] to the neighbours met so far; then these states are kept."""
         near = self.neighbours[user]

@@ -35,6 +35,16 @@ class RLMRecItems(System):
         self._contrast = float(params["weight"]), float(params["temperature"])
         self._drawn = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
 
+    def carried_state(self) -> dict[str, Any]:
+        """The backbone's, and the state of the stream that items are drawn from."""
+        below: dict[str, Any] = super().carried_state()  # type: ignore[misc]
+        return {**below, "drawn": self._drawn.get_state()}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`carried_state` gave."""
+        super().load_carried_state(state)  # type: ignore[misc]
+        self._drawn.set_state(state["drawn"])
+
     def sequence_losses(
         self, batch: Batch, dropout: ByteDropout | None, rng: np.random.Generator, *, distil: bool
     ) -> tuple[Tensor, Tensor | None]:

@@ -50,6 +50,14 @@ class WhitenedExperts(nn.Module):
         """Begin the stream of noise and dropout anew."""
         self._draw.manual_seed(seed)
 
+    def carried_state(self) -> dict[str, Any]:
+        """State of the stream of noise and dropout."""
+        return {"stream": self._draw.get_state()}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put the stream where :meth:`carried_state` found it."""
+        self._draw.set_state(state["stream"])
+
     def gates(self, x: Tensor) -> Tensor:
         """Weights of the experts, [N, n_experts]."""
         logits = x @ self.gate

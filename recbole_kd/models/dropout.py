@@ -7,10 +7,14 @@ multiple of 1/256 and the scale uses the rounded one, which keeps the expectatio
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from recbole_kd.random_state import set_stream_state, stream_state
 
 
 class ByteDropout:
@@ -24,6 +28,14 @@ class ByteDropout:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.Generator(np.random.SFC64(seed))
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the stream."""
+        return stream_state(self._rng)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the stream where :meth:`state_dict` found it."""
+        set_stream_state(self._rng, state)
 
     def keep(self, shape: torch.Size, p: float) -> tuple[Tensor, float]:
         """Draw a mask.

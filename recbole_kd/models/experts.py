@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,14 @@ class Experts(nn.Module):
         self.gate = _weight(teacher_dim, n_experts, generator=generator)
         self.gate_bias = nn.Parameter(torch.zeros(n_experts))
         self.register_buffer("temperature", torch.tensor(float(hot)))
+
+    def carried_state(self) -> dict[str, Any]:
+        """State of the stream of the noise."""
+        return {"stream": self._generator.get_state()}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put the stream where :meth:`carried_state` found it."""
+        self._generator.set_state(state["stream"])
 
     def anneal(self, progress: float) -> None:
         """Set the temperature for a share ``progress`` in [0, 1] of distillation that is done."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,14 @@ class ListHead(nn.Module):
         self.register_buffer("items", items, persistent=False)
         self.register_buffer("score", score.float(), persistent=False)
         self.register_buffer("known", weight.view(len(items)), persistent=False)
+
+    def carried_state(self) -> dict[str, Any]:
+        """State of the stream of what is drawn."""
+        return {"stream": self._generator.get_state()}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put the stream where :meth:`carried_state` found it."""
+        self._generator.set_state(state["stream"])
 
     def forward(self, scores: Tensor, user: Tensor) -> Tensor:
         """Distillation loss of scores [P, n_items] of users [P]."""

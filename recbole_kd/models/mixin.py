@@ -193,6 +193,15 @@ class DistillationMixin:
         model: Any = self
         return {k: v for k, v in model.state_dict().items() if not k.startswith(HEAD + ".")}
 
+    def carried_state(self) -> dict[str, Any]:
+        """What training carries from step to step outside the state dict (``training/checkpoint.py``)."""
+        return {} if self.sampled_loss is None else {"sampled_loss": self.sampled_loss.state_dict()}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`carried_state` gave."""
+        if self.sampled_loss is not None:
+            self.sampled_loss.load_state_dict(state["sampled_loss"])
+
     def sequence_losses(
         self, batch: Batch, dropout: ByteDropout | None, rng: np.random.Generator, *, distil: bool
     ) -> tuple[Tensor, Tensor | None]:

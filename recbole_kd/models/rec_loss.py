@@ -58,6 +58,14 @@ class RecLoss:
         """Mean loss of the batch."""
         return self.loss(state, items, target, bias, self.sampling)
 
+    def state_dict(self) -> dict[str, Any]:
+        """State of the stream of negatives."""
+        return {"negatives": self.sampling.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the stream where :meth:`state_dict` found it."""
+        self.sampling.generator.set_state(state["negatives"])
+
 
 def _scores(state: Tensor, items: Tensor, bias: Tensor | None, of: Tensor) -> Tensor:
     """Scores of the items ``of`` [K], [T, K]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,17 @@ class WeightAverage:
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._average, self._weights, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averaged weights and number of steps; not while they are :meth:`in_place`."""
+        return {"steps": self._steps, "average": list(self._average)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self._steps = state["steps"]
+        for average, value in zip(self._average, state["average"], strict=True):
+            average.copy_(value)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -128,6 +128,25 @@ class Watch:
             self.views[DISTILLED], self._rows[DISTILLED], self._epochs[DISTILLED] = view, row, epoch
         return row
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered of the last epoch that distilled; the rest follows from the start."""
+        if DISTILLED not in self.views:
+            return {}
+        view = self.views[DISTILLED]
+        student = None if view.student is None else torch.from_numpy(view.student)
+        looked = {"state": torch.from_numpy(view.state), "student": student}
+        return {**looked, "row": self._rows[DISTILLED], "epoch": self._epochs[DISTILLED]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        if not state:
+            return
+        student = None if state["student"] is None else state["student"].numpy()
+        # Nobody looks at the profiles of a moment again once its row is made.
+        nobody = np.zeros((0, self._teacher.shape[1]))
+        self.views[DISTILLED] = View(state["state"].numpy(), student, nobody)
+        self._rows[DISTILLED], self._epochs[DISTILLED] = state["row"], state["epoch"]
+
     def finish(self, best_epoch: int) -> dict[str, Any]:
         """What the manifest says, once the best epoch's model is loaded.
 

@@ -1,7 +1,7 @@
 """One large training on several processes: every step's rows are dealt out, gradients are summed.
 
 All processes draw the same batches and masks from the same streams, so no data travels but the gradients, and
-the sum over the processes is the gradient of one process with the same global batch.
+the sum over the processes is the gradient of one process with the same global batch. No checkpoints are kept.
 """
 
 from __future__ import annotations

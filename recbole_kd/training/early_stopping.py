@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+_STATE = ("_warm_up", "best_value", "best_epoch", "stop")
+
 
 class EarlyStopping:
     """Stop after ``patience`` epochs without a better value; never inside the warm-up.
@@ -33,3 +37,12 @@ class EarlyStopping:
     def renew(self, epoch: int) -> None:
         """Begin to wait anew after ``epoch``; the best value so far stays the one to beat."""
         self._warm_up, self.stop = epoch, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, and since when patience counts."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        for name in _STATE:
+            setattr(self, name, state[name])

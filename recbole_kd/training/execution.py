@@ -23,6 +23,9 @@ class ExecutionSpec(Strict):
     cuda_graphs: bool = Field(description="replay compiled steps as CUDA graphs")
     deterministic: bool = Field(description="refuse kernels whose sums depend on the order of threads")
     eval_memory_mb: int = Field(ge=1, description="for the scores of a tile of evaluation")
+    checkpoint_seconds: float = Field(
+        ge=0, description="at least so long between two checkpoints of a training; 0 = none"
+    )
 
     def precision(self, device: str) -> AbstractContextManager[Any]:
         """Context of a forward pass."""

@@ -5,32 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_kd.data.confidence import load_confidence
 from recbole_kd.data.teacher_lists import TeacherLists
 from recbole_kd.data.types import Split
-from recbole_kd.errors import SpecError
 from recbole_kd.models.build import build_student
-from recbole_kd.models.clusters import as_objective_asks
 from recbole_kd.models.cross_entropy import resolve_precision
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.joint_head import JointHead
-from recbole_kd.models.mixin import DistillationMixin
-from recbole_kd.models.rec_loss import make_rec_loss
 from recbole_kd.models.side import SideInputs
+from recbole_kd.strict import Strict, digest
 from recbole_kd.training.allocator import keep_freed_memory
+from recbole_kd.training.attach import attach, choose_loss
+from recbole_kd.training.checkpoint import Checkpoint, Keeper, carried, load_carried
 from recbole_kd.training.diagnostics import Watch
 from recbole_kd.training.distributed import Shards
 from recbole_kd.training.early_stopping import EarlyStopping
 from recbole_kd.training.execution import ExecutionSpec, plain_again
 from recbole_kd.training.run import Run
-from recbole_kd.training.schedules import Schedule, make_schedule
+from recbole_kd.training.schedules import Schedule
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 from recbole_kd.training.stages import begin_epoch, goes_on
 
@@ -65,6 +62,10 @@ class FitResult:
         What was transferred (:meth:`recbole_kd.training.diagnostics.Watch.finish`).
     states : dict of str to Tensor or None
         Users and their states at the end of distillation and at the end.
+    resumed : list of dict
+        One per interruption: ``epoch``, the last one taken over from a checkpoint, and who made it.
+    seconds_before : float
+        The share of ``seconds`` that was spent before the last interruption.
     """
 
     model: Any
@@ -77,6 +78,8 @@ class FitResult:
     n_parameters: int
     diagnostics: dict[str, Any] | None = None
     states: dict[str, Tensor] | None = None
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    seconds_before: float = 0.0
 
 
 def fit(
@@ -92,6 +95,7 @@ def fit(
     diagnostics: DiagnosticsSpec | None = None,
     execution: ExecutionSpec | None = None,
     shards: Shards | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train one student to early stopping on validation.
 
@@ -122,6 +126,9 @@ def fit(
         How the device is used; left out, step by step in float32.
     shards : Shards, optional
         This process's part of every step, in a distributed training.
+    checkpoint : Checkpoint, optional
+        Kept after an epoch; a training that was interrupted goes on from there, and on a CPU ends as if it
+        had not been, to the bit. Whoever trained removes the file. Not kept of a distributed training.
 
     Raises
     ------
@@ -136,114 +143,196 @@ def fit(
     with ExitStack() as stack:
         if execution is not None:
             stack.enter_context(execution.in_force())
-        return _fit(
-            split,
-            spec,
-            profiles,
-            seed,
-            device,
-            max_item_list_length,
-            on_epoch,
-            side,
-            diagnostics,
-            execution,
-            shards,
-        )
+
+        def begun() -> _Training:
+            options = side, diagnostics, execution, shards
+            return _Training(split, spec, profiles, seed, device, max_item_list_length, *options)
+
+        keeper = None
+        if checkpoint is not None and checkpoint.seconds > 0 and shards is None:
+            given = _fingerprint(split, spec, profiles, seed, device, max_item_list_length)
+            given["diagnostics"] = None if profiles is None else _digest(diagnostics)
+            given["execution"] = _digest(execution, "checkpoint_seconds")
+            keeper = Keeper(checkpoint, given)
+        training = begun() if keeper is None else _resumed(keeper, begun)
+        while not training.over:
+            row = training.next_epoch()
+            if on_epoch:
+                on_epoch(row)
+            training.decide()
+            if keeper is not None:
+                keeper.offer(training.state_dict)
+        return training.result()
 
 
-def _fit(
+def _fingerprint(
     split: Split,
     spec: StudentSpec,
     profiles: ProfileTable | TeacherLists | None,
     seed: int,
     device: str,
-    max_item_list_length: int,
-    on_epoch: OnEpoch | None,
-    side: SideInputs | None,
-    diagnostics: DiagnosticsSpec | None,
-    execution: ExecutionSpec | None,
-    shards: Shards | None,
-) -> FitResult:
-    model = build_student(
-        spec.model,
-        spec.hparams,
-        n_items=split.dataset.n_items,
-        max_len=max_item_list_length,
-        seed=seed,
-        device=device,
-        system=spec.system,
-        side=side or SideInputs(split.dataset.n_users),
-    )
-    model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
-    _choose_loss(model, split, spec, seed, device)
-    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    schedule = _attach(model, split, spec, profiles, seed, device)
-    run = Run(model, split, spec, seed, device, max_item_list_length, execution, shards)
-    watch = Watch.of(model, split, profiles, diagnostics, max_item_list_length, device)
-    stopping = EarlyStopping(spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0)
-    history: list[dict[str, Any]] = []
-    best: dict[str, Tensor] = {}
-    seconds = {"train": 0.0, "valid": 0.0}
-    for epoch in range(1, spec.train.epochs + 1):
-        begin = time.perf_counter()
-        _anneal(model, spec, epoch)
-        row = {"epoch": epoch, **_in_force(schedule, epoch), **begin_epoch(model)}
-        row |= run.train_epoch(epoch, schedule)
+    max_len: int,
+) -> dict[str, Any]:
+    """What the numbers of a training depend on, as far as it has a digest."""
+    return {
+        "student": spec.digest(),
+        "seed": seed,
+        "dataset": split.dataset.digest,
+        "split": split.digest,
+        "profiles": None if profiles is None else profiles.digest,
+        "max_item_list_length": max_len,
+        "device": torch.device(device).type,
+    }
+
+
+def _digest(spec: Strict | None, *without: str) -> str | None:
+    """Digest of settings but for some keys."""
+    return None if spec is None else digest({k: v for k, v in spec.canonical().items() if k not in without})
+
+
+def _resumed(keeper: Keeper, begun: Callable[[], _Training]) -> _Training:
+    """The training that an interrupted process left, or a new one."""
+    training, found = begun(), keeper.found()
+    if found is None:
+        return training
+    try:
+        training.load_state_dict(found["training"], found["made_by"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        keeper.refuse(f"does not fit ({type(error).__name__})")
+        # Half of the file may be in it.
+        return begun()
+    keeper.resumed(training.epoch)
+    return training
+
+
+class _Training:
+    """A training between two epochs."""
+
+    def __init__(
+        self,
+        split: Split,
+        spec: StudentSpec,
+        profiles: ProfileTable | TeacherLists | None,
+        seed: int,
+        device: str,
+        max_len: int,
+        side: SideInputs | None,
+        diagnostics: DiagnosticsSpec | None,
+        execution: ExecutionSpec | None,
+        shards: Shards | None,
+    ) -> None:
+        self._spec, self._device = spec, device
+        self._model = model = build_student(
+            spec.model,
+            spec.hparams,
+            n_items=split.dataset.n_items,
+            max_len=max_len,
+            seed=seed,
+            device=device,
+            system=spec.system,
+            side=side or SideInputs(split.dataset.n_users),
+        )
+        model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
+        choose_loss(model, split, spec, seed, device)
+        self._n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self._schedule = schedule = attach(model, split, spec, profiles, seed, device)
+        self._run = Run(model, split, spec, seed, device, max_len, execution, shards)
+        self._watch = Watch.of(model, split, profiles, diagnostics, max_len, device)
+        self._stopping = EarlyStopping(
+            spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0
+        )
+        self._history: list[dict[str, Any]] = []
+        self._best: dict[str, Tensor] = {}
+        self._seconds = {"train": 0.0, "valid": 0.0}
+        self._resumed: list[dict[str, Any]] = []
+        self._seconds_before = 0.0
+        self.over = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return len(self._history)
+
+    def next_epoch(self) -> dict[str, Any]:
+        """Train and validate; return the row of the history."""
+        epoch, begin = self.epoch + 1, time.perf_counter()
+        model, run, stopping = self._model, self._run, self._stopping
+        _anneal(model, self._spec, epoch)
+        row = {"epoch": epoch, **_in_force(self._schedule, epoch), **begin_epoch(model)}
+        row |= run.train_epoch(epoch, self._schedule)
         middle = time.perf_counter()
         with run.average.in_place():
             row |= run.validate()
-            if stopping.update(epoch, row[f"valid_{spec.train.valid_metric.lower()}"]):
-                best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            if stopping.update(epoch, row[f"valid_{self._spec.train.valid_metric.lower()}"]):
+                self._best = {k: v.detach().clone() for k, v in model.state_dict().items()}
             end = time.perf_counter()
-            seen = watch.epoch(epoch, row["phase"]) if watch else {}
-        seconds["train"] += middle - begin
-        seconds["valid"] += end - middle
+            seen = self._watch.epoch(epoch, row["phase"]) if self._watch else {}
+        self._seconds["train"] += middle - begin
+        self._seconds["valid"] += end - middle
         row |= {"seconds": end - begin, **seen}
-        history.append(row)
-        if on_epoch:
-            on_epoch(row)
-        if (
+        self._history.append(row)
+        return row
+
+    def decide(self) -> None:
+        """Whether the epoch that ended was the last one; schedules and staged models may begin a new part."""
+        epoch, schedule, stopping = self.epoch, self._schedule, self._stopping
+        spent = (
             stopping.stop
             and not (schedule and schedule.plateau(epoch))
-            and not goes_on(model, best, stopping, epoch)
-        ):
-            break
-        if schedule and epoch >= schedule.last_epoch():
-            break
-    plain_again(model)
-    model.load_state_dict(best)
-    model.eval()
-    return FitResult(
-        model=model,
-        state_dict=model.student_state(),
-        history=history,
-        best_epoch=stopping.best_epoch,
-        epochs=len(history),
-        stopped_early=stopping.stop or len(history) < spec.train.epochs,
-        seconds=seconds,
-        n_parameters=n_parameters,
-        diagnostics=watch.finish(stopping.best_epoch) if watch else None,
-        states=watch.tensors() if watch else None,
-    )
-
-
-def _choose_loss(model: Any, split: Split, spec: StudentSpec, seed: int, device: str) -> None:
-    """Give the model the sampled loss that the spec names, with a stream of negatives of its own.
-
-    Raises
-    ------
-    SpecError
-        The model has a loss of its own.
-    """
-    if spec.train.loss is None:
-        return
-    if not isinstance(model, DistillationMixin):
-        raise SpecError(
-            f"train.loss: {spec.train.loss.name}, but {spec.model} has a loss of its own; leave it out."
+            and not goes_on(self._model, self._best, stopping, epoch)
         )
-    negatives = np.random.SeedSequence(seed).spawn(4)[3].generate_state(1, np.uint64)[0]
-    counts = torch.from_numpy(split.train_item_counts())
-    model.sampled_loss = make_rec_loss(spec.train.loss, counts, int(negatives >> 1), device)
+        last = self._spec.train.epochs
+        self.over = spent or epoch >= (min(last, schedule.last_epoch()) if schedule else last)
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"run": self._run, "stopping": self._stopping}
+        parts |= {"schedule": self._schedule, "watch": self._watch}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the epochs to come and the result depend on."""
+        return {
+            "model": self._model.state_dict(),
+            "carried": carried(self._model),
+            "parts": {name: part.state_dict() for name, part in self._parts().items()},
+            "best": self._best,
+            "history": self._history,
+            "seconds": self._seconds,
+            "resumed": self._resumed,
+            "over": self.over,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], made_by: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave to ``made_by``."""
+        self._model.load_state_dict(state["model"])
+        load_carried(self._model, state["carried"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
+        self._best = {name: value.to(self._device) for name, value in state["best"].items()}
+        self._history, self._seconds, self.over = state["history"], state["seconds"], state["over"]
+        self._resumed = [*state["resumed"], {"epoch": self.epoch, **made_by}]
+        self._seconds_before = sum(self._seconds.values())
+
+    def result(self) -> FitResult:
+        """The model at its best epoch, and what was seen on the way."""
+        model, watch, best = self._model, self._watch, self._stopping.best_epoch
+        plain_again(model)
+        model.load_state_dict(self._best)
+        model.eval()
+        return FitResult(
+            model=model,
+            state_dict=model.student_state(),
+            history=self._history,
+            best_epoch=best,
+            epochs=self.epoch,
+            stopped_early=self._stopping.stop or self.epoch < self._spec.train.epochs,
+            seconds=self._seconds,
+            n_parameters=self._n_parameters,
+            diagnostics=watch.finish(best) if watch else None,
+            states=watch.tensors() if watch else None,
+            resumed=self._resumed,
+            seconds_before=self._seconds_before,
+        )
 
 
 def _anneal(model: Any, spec: StudentSpec, epoch: int) -> None:
@@ -259,34 +348,3 @@ def _in_force(schedule: Schedule | None, epoch: int) -> dict[str, Any]:
     if schedule is None:
         return {"phase": "plain", "alpha": alpha}
     return {"phase": "distil" if alpha > 0 else "fine-tune", "alpha": alpha}
-
-
-def _attach(
-    model: Any,
-    split: Split,
-    spec: StudentSpec,
-    profiles: ProfileTable | TeacherLists | None,
-    seed: int,
-    device: str,
-) -> Schedule | None:
-    """Attach the teacher if there is one; return the schedule, or None if no epoch distils."""
-    distill = spec.distill
-    if profiles is None or distill is None:
-        return None
-    weight: Any = profiles.mask
-    if distill.confidence is not None:
-        weight = load_confidence(distill.confidence, distill.confidence_column, split, profiles.mask)
-    if isinstance(profiles, TeacherLists):
-        lists = torch.from_numpy(profiles.items), torch.from_numpy(profiles.score)
-        given = (*lists, torch.from_numpy(weight))
-        if distill.also is not None and profiles.vectors is not None:
-            states = torch.from_numpy(profiles.vectors.vectors), torch.from_numpy(profiles.vectors.mask)
-            model.attach_both(distill, given, states, seed)
-        else:
-            model.attach_lists(distill, *given, seed)
-    else:
-        vectors, weight = torch.from_numpy(profiles.vectors), torch.from_numpy(weight)
-        model.attach_teacher(distill, *as_objective_asks(distill, vectors, weight), seed)
-    model.to(device)
-    schedule = make_schedule(distill, spec.train.epochs)
-    return None if distill.alpha == 0 or schedule.over(1) else schedule

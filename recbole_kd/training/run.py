@@ -17,6 +17,7 @@ from recbole_kd.models.batch import Batch, SequenceBatches
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.mixin import DistillationMixin
 from recbole_kd.models.resident import on_device
+from recbole_kd.random_state import set_stream_state, stream_state
 from recbole_kd.ranking import rank_targets
 from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.distributed import Shards
@@ -46,6 +47,20 @@ class Streams:
             np.random.default_rng(masks),
             ByteDropout(int(dropout.generate_state(1, np.uint64)[0])),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every stream is."""
+        return {
+            "batches": stream_state(self.batches),
+            "masks": stream_state(self.masks),
+            "dropout": self.dropout.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the streams where :meth:`state_dict` found them."""
+        set_stream_state(self.batches, state["batches"])
+        set_stream_state(self.masks, state["masks"])
+        self.dropout.load_state_dict(state["dropout"])
 
 
 class _Agreements:
@@ -84,7 +99,7 @@ class Run:
     ) -> None:
         self._model, self._split, self._train = model, split, spec.train
         self._device, self._max_len = device, max_len
-        streams = Streams.of(seed)
+        self._streams = streams = Streams.of(seed)
         self._batch_rng, self._mask_rng, self._dropout = streams.batches, streams.masks, streams.dropout
         self._batches = SequenceBatches(
             split.train, max_len, spec.train.train_batch_size, shift=model.shift, packed=model.packed
@@ -105,6 +120,30 @@ class Run:
         self._at_once = 0 if execution is None or own_loop else execution.resident_steps
         if execution is not None:
             compiled(model, execution)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on, but for the model; between two epochs."""
+        state = {
+            "step": self._step,
+            "optimizer": self._optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "streams": self._streams.state_dict(),
+            # Models with dropout layers of their own draw from it, and so does every one on a GPU.
+            "torch": torch.get_rng_state(),
+        }
+        if self._device.startswith("cuda"):
+            state["cuda"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave; ``reset_optimizer`` is decided by the epoch that follows."""
+        self._step = state["step"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self._streams.load_state_dict(state["streams"])
+        torch.set_rng_state(state["torch"])
+        if self._device.startswith("cuda"):
+            torch.cuda.set_rng_state(state["cuda"], self._device)
 
     def _epoch_batches(self) -> Iterator[tuple[Batch, float]]:
         """Batches of an epoch on the device, each with this process's share of its targets."""

@@ -2,7 +2,8 @@
 
 Seeds and cells that differ in optimisation only (learning rate, decay, patience) share every batched product.
 Each model keeps its own random streams, its own early stopping and its own best epoch, and equals its solo
-run up to the order of sums. On a CPU this brings nothing: one model already fills a core.
+run up to the order of sums. On a CPU this brings nothing: one model already fills a core. No checkpoints are
+kept: a killed stack begins anew.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
+from recbole_kd.training.checkpoint import Checkpoint
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import PretrainSpec, StudentSpec
+from tests.baselines import traits
 from tests.baselines.encoders import write_encoder
 from tests.baselines.traits import pop_ndcg, trait_attributes, trait_split
 from tests.students import MAX_LEN, student_spec
@@ -240,7 +242,7 @@ def test_pretraining_lowers_its_loss_and_resumes_where_it_stopped(folder, tmp_pa
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def trained(folder, split, state=None, attributes=None, epochs=4, hparams=None, **train):
+def trained(folder, split, state=None, attributes=None, epochs=4, hparams=None, kept=None, **train):
     base = student_spec("SASRec", epochs=epochs, learning_rate=0.002, train_batch_size=16, **train)
     spec = StudentSpec(
         model="Recformer", hparams={**HPARAMS, **(hparams or {})}, train=base.train, distill=None
@@ -251,7 +253,40 @@ def trained(folder, split, state=None, attributes=None, epochs=4, hparams=None, 
         attributes=attributes or trait_attributes(),
         language_encoder=folder,
     )
-    return fit(split, spec, None, seed=1, device="cpu", max_item_list_length=MAX_LEN, side=side)
+    return fit(
+        split, spec, None, seed=1, device="cpu", max_item_list_length=MAX_LEN, side=side, **(kept or {})
+    )
+
+
+def test_an_interrupted_training_goes_on_in_its_stage(folder, tmp_path, monkeypatch):
+    """Killed in stage 1 and in the first and last epoch of stage 2: matrix, best epoch, dropout of torch."""
+    monkeypatch.setattr("recbole_kd.training.checkpoint._SHARE", 0)
+    split = trait_split(traits.SPEC.model_copy(update={"users": 48}))
+    options = {"epochs": 30, "stopping_step": 1, "hparams": {"max_items": 1, "layers": 1}}
+    whole = trained(folder, split, **options)
+    stages = [row["phase"] for row in whole.history]
+    second = stages.index("stage 2") + 1
+    assert 2 < second < len(stages) < 30
+
+    deaths = [2, second, len(stages)]
+
+    def die(row):
+        if deaths and row["epoch"] == deaths[0]:
+            raise KeyboardInterrupt
+
+    kept = {"checkpoint": Checkpoint(tmp_path / "c", 1e-9), "on_epoch": die}
+    while deaths:
+        with pytest.raises(KeyboardInterrupt):
+            trained(folder, split, kept=kept, **options)
+        del deaths[0]
+    resumed = trained(folder, split, kept=kept, **options)
+    assert [part["epoch"] for part in resumed.resumed] == [1, second - 1, len(stages) - 1]
+    without = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in r.history] for r in (whole, resumed)
+    ]
+    assert str(without[0]) == str(without[1])  # NaN is equal to NaN there
+    assert all(torch.equal(resumed.state_dict[k], v) for k, v in whole.state_dict.items())
+    assert (resumed.best_epoch, resumed.stopped_early) == (whole.best_epoch, whole.stopped_early)
 
 
 def test_stage_one_encodes_every_epoch_and_stage_two_keeps_the_matrix(folder, monkeypatch):

@@ -25,6 +25,7 @@ PLAIN = {
     "cuda_graphs": False,
     "deterministic": False,
     "eval_memory_mb": 64,
+    "checkpoint_seconds": 0,
 }
 
 

@@ -107,6 +107,14 @@ class Recformer(SequenceTrained, nn.Module):
         self.stage = 2
         return True
 
+    def carried_state(self) -> dict[str, Any]:
+        """The stage; its item matrix is a buffer."""
+        return {"stage": self.stage}
+
+    def load_carried_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`carried_state` gave."""
+        self.stage = state["stage"]
+
     @torch.no_grad()
     def encoded_items(self) -> Tensor:
         """v_i / tau of all items [n_items, H], without dropout; zeros for padding and items without text."""

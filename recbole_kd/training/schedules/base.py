@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recbole_kd.errors import SpecError
 
@@ -67,6 +67,14 @@ class Schedule:
     def last_epoch(self) -> int:
         """Epoch after which the run ends whatever the validation says."""
         return self._epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        """What epochs that are over have decided."""
+        return {"end": self.end}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self.end = state["end"]
 
     def _needs_end(self, name: str) -> None:
         if self.end is None:
