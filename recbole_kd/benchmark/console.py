@@ -72,6 +72,8 @@ class JsonReporter:
         }
         if metric is not None:
             values[metric[0]] = metric[1]
+        if outcome.resumed_at:
+            values["resumed_at"] = list(outcome.resumed_at)
         if outcome.error is not None:
             values |= {"error": outcome.error, "traceback": outcome.trace}
         self._say("cell", **values)
@@ -142,6 +144,8 @@ class RichReporter:
             took = duration(outcome.seconds) if outcome.status == DONE else "by another process"
             left = self._left()
             tail = f"  {duration(left)} left" if left is not None and self._done < self._total else ""
+            if outcome.resumed_at:
+                tail += f"  resumed at epoch {', '.join(map(str, outcome.resumed_at))}"
             self._console.print(f"{head} {value:<16} {took:>8}  {place}{tail}", markup=False)
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, left=self._left_text())

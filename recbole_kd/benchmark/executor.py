@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_kd.baselines import COMPUTED
-from recbole_kd.benchmark import machine, rundir
+from recbole_kd.benchmark import checkpoints, machine, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, read_split
 from recbole_kd.benchmark.cost import run_cost
 from recbole_kd.benchmark.devices import execution_of
@@ -108,6 +108,8 @@ class Outcome:
     status : str
         ``done``, ``exists`` (another process finished it), ``busy`` (another process is at it) or
         ``failed``.
+    resumed_at : tuple of int
+        Epochs after which an interrupted training went on.
     """
 
     cell: str
@@ -115,6 +117,7 @@ class Outcome:
     seconds: float = 0.0
     error: str | None = None
     trace: str | None = None
+    resumed_at: tuple[int, ...] = ()
 
 
 def run_cell(task: CellTask, on_epoch: OnEpoch | None = None, fitted: FitResult | None = None) -> Outcome:
@@ -131,13 +134,14 @@ def run_cell(task: CellTask, on_epoch: OnEpoch | None = None, fitted: FitResult 
             begin = time.perf_counter()
             path = rundir.run_path(results, task.cell)
             if path.exists() and rundir.fault(path, task.cell) is None:
+                checkpoints.path_of(results, task.cell).unlink(missing_ok=True)
                 return Outcome(task.cell, EXISTS)
-            _run(task, results, on_epoch, fitted)
+            resumed = _run(task, results, on_epoch, fitted)
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         trace = machine.redact(traceback.format_exc())
         return Outcome(task.cell, FAILED, time.perf_counter() - begin, machine.redact(text), trace)
-    return Outcome(task.cell, DONE, time.perf_counter() - begin)
+    return Outcome(task.cell, DONE, time.perf_counter() - begin, resumed_at=resumed)
 
 
 def limit_threads() -> None:
@@ -149,7 +153,10 @@ def limit_threads() -> None:
     torch.set_num_threads(1)
 
 
-def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before: FitResult | None) -> None:
+def _run(
+    task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before: FitResult | None
+) -> tuple[int, ...]:
+    """Train, rank, write; return the epochs after which an interrupted training went on."""
     begin = time.perf_counter()
     machine.reset_peak_memory()
     machine.reset_gpu_peak(task.device)
@@ -164,6 +171,7 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before:
     side = read_inputs(task.inputs, split)
     loaded = time.perf_counter()
     watched = None if task.diagnostics is None else DiagnosticsSpec.model_validate(task.diagnostics)
+    checkpoint = checkpoints.of_cell(results, task.cell, task.device)
     extra: Reranked | None = None
     if spec.ranker is not None:
         from recbole_kd.benchmark.rerank import run_ranker
@@ -174,9 +182,8 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before:
     else:
         scratch = partial(rundir.scratch, results, task.cell)
         kept = results / "cache" / "tuned"
-        result, rank = train(
-            spec, split, profiles, side, task.device, on_epoch, scratch, watched, kept, fitted_before
-        )
+        more = kept, fitted_before, checkpoint
+        result, rank = train(spec, split, profiles, side, task.device, on_epoch, scratch, watched, *more)
         fitted = time.perf_counter()
         parts = {"valid": split.valid, "test": split.test}
         ranks = {name: rank(part) for name, part in parts.items()}
@@ -197,9 +204,9 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before:
         "seconds": {
             **result.seconds,
             "load": loaded - begin,
-            "fit": fitted - loaded,
+            "fit": fitted - loaded + result.seconds_before,
             "rank": done - fitted,
-            "total": done - begin,
+            "total": done - begin + result.seconds_before,
         },
         "cost": run_cost(
             spec,
@@ -211,7 +218,12 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before:
         "peak_gpu_memory_mb": machine.gpu_peak_mb(task.device),
         "seeds": {"training": spec.seed, "data": spec.dataset.split.seed},
         "device": _device_name(task.device),
-        "execution": {**execution_of(task.device).canonical(), "stacked": fitted_before is not None},
+        "execution": {
+            **execution_of(task.device).canonical(),
+            "stacked": fitted_before is not None,
+            "resumed_at": [part["epoch"] for part in result.resumed],
+            "earlier_parts": result.resumed,
+        },
         "machine": machine.machine(),
         "versions": machine.versions(),
         "code": machine.code(),
@@ -240,6 +252,8 @@ def _run(task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before:
         states = result.states
         writers["states.safetensors"] = lambda path: _write_model(states, path)
     rundir.write_run(results, task.cell, spec.canonical(), manifest, writers)
+    checkpoint.remove()
+    return tuple(part["epoch"] for part in result.resumed)
 
 
 def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable | TeacherLists | None:

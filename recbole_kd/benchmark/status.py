@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.benchmark import record, rundir, tuning
+from recbole_kd.benchmark import checkpoints, record, rundir, tuning
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import UserError
@@ -86,15 +86,19 @@ def prunable(results: Path, cache: bool, trials: bool = False) -> list[tuple[Pat
             found.append((path, "no experiment names it"))
         elif trials and path.name in tried:
             found.append((path, "a tuning trial"))
+    found += [(path, "checkpoint of no experiment") for _, path in checkpoints.idle(results, named | tried)]
     if cache and (results / "cache").is_dir():
         found.append((results / "cache", "cache"))
     return found
 
 
 def remove(results: Path, paths: list[Path]) -> None:
-    """Delete run folders, each under the lock of its cell; one that is in use stays."""
-    cells = {path: cell for cell, path in rundir.orphans(results)}
+    """Delete run folders and checkpoints, each under the lock of its cell; one that is in use stays."""
+    cells = {path: cell for cell, path in (*rundir.orphans(results), *checkpoints.idle(results, ()))}
     for path in paths:
         with try_lock(results, f"cell-{cells.get(path, path.name)}") as held:
             if held:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from recbole_kd.data.types import EvalSet, Split
     from recbole_kd.models.side import SideInputs
     from recbole_kd.ranking import Ranks
+    from recbole_kd.training.checkpoint import Checkpoint
     from recbole_kd.training.fit import FitResult, OnEpoch
     from recbole_kd.training.spec import DiagnosticsSpec
 
@@ -45,6 +46,7 @@ def train(
     diagnostics: DiagnosticsSpec | None = None,
     kept: Path = Path("cache"),
     fitted: FitResult | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[FitResult, Ranker]:
     """Train the student of a cell.
 
@@ -53,9 +55,11 @@ def train(
     scratch : callable
         Makes a folder for checkpoints, only where RecBole's Trainer needs one.
     kept : Path
-        Folder of checkpoints that an interrupted cell goes on from.
+        Folder of checkpoints that an interrupted cell with a language model goes on from.
     fitted : FitResult, optional
         Of a backbone that was trained as a part of a stack.
+    checkpoint : Checkpoint, optional
+        What an interrupted cell goes on from, where it trains in sequence mode.
 
     Returns
     -------
@@ -109,6 +113,7 @@ def train(
         side=side,
         diagnostics=diagnostics,
         execution=execution,
+        checkpoint=checkpoint,
     )
     return result, lambda part: rank_targets(
         result.model,
