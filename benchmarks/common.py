@@ -20,6 +20,7 @@ from recbole_kd.data.load import load_dataset
 from recbole_kd.data.spec import read_dataset_spec
 from recbole_kd.data.split import make_split
 from recbole_kd.data.types import Split
+from recbole_kd.errors import UserError
 from recbole_kd.metrics import per_user
 
 BACKBONES = ("SASRec", "GRU4Rec", "BERT4Rec")
@@ -101,29 +102,55 @@ class Clock:
 
 
 class Curve:
-    """Validation curve, written to ``curve.jsonl`` point by point, so that an interrupted run is of use."""
+    """Validation curve, written to ``curve.jsonl`` point by point, so that an interrupted run is of use.
+
+    It begins empty when its first point is added, unless :meth:`resume` was called.
+    """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "curve.jsonl"
-        self.path.unlink(missing_ok=True)
         self.clock = clock
         self.points: list[Point] = []
+
+    def resume(self, epoch: int) -> None:
+        """Go on after ``epoch``: keep the points up to there, and their seconds on the clock.
+
+        Raises
+        ------
+        UserError
+            The file has no point at the end of that epoch.
+        """
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        # A killed process may have left half a line.
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        self.points = [p for p in (Point(**json.loads(line)) for line in whole) if p.epoch <= epoch]
+        if not self.points or self.points[-1].epoch != epoch:
+            raise UserError(f"{self.path}: lacks epoch {epoch} of the checkpoint beside it; delete that one")
+        self.clock.cpu += self.points[-1].cpu
+        self.clock.wall += self.points[-1].wall
+        beside = self.path.with_suffix(".tmp")
+        beside.write_text("".join(map(_line, self.points)), encoding="utf-8")
+        os.replace(beside, self.path)
 
     def add(self, *, epoch: int, step: int, ndcg: float, recall: float, epoch_end: bool) -> Point:
         """Add a point at the clock's present reading."""
         point = Point(
             epoch, step, self.clock.cpu, self.clock.wall, ndcg, recall, epoch_end, round(peak_memory_mb(), 1)
         )
+        with self.path.open("a" if self.points else "w", encoding="utf-8") as file:
+            file.write(_line(point))
         self.points.append(point)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(point)) + "\n")
         print(
             f"epoch {epoch} step {step} cpu {point.cpu:.1f}s NDCG@10 {ndcg:.4f} Recall@10 {recall:.4f} "
             f"peak {point.peak_memory_mb:.0f} MB",
             flush=True,
         )
         return point
+
+
+def _line(point: Point) -> str:
+    return json.dumps(asdict(point)) + "\n"
 
 
 def read_curve(folder: Path) -> list[Point]:

@@ -4,11 +4,14 @@
 
 The clock of this script is the harsher one: it runs from before the model is built and includes
 every validation pass, whereas RecBole's and RecTools' clocks hold during validation.
+
+Killed and started again it goes on from ``DIR/checkpoint.pt``; curve and seconds are those of both parts.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -26,12 +29,14 @@ from benchmarks.common import (
     write_ranks,
     write_summary,
 )
+from recbole_kd.benchmark.devices import execution_of
 from recbole_kd.benchmark.marked_yaml import merge, parse_marked, plain
 from recbole_kd.benchmark.rooms import model_defaults
 from recbole_kd.data.types import Split
 from recbole_kd.models.build import build_student
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
+from recbole_kd.training.checkpoint import Checkpoint
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import StudentSpec
 
@@ -67,6 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise Enough(reason)
         clock.start()
 
+    checkpoint = kept(args, curve)
     summary: dict[str, Any] = {
         "system": "recbole_kd",
         "model": args.model,
@@ -85,6 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             device=args.device,
             max_item_list_length=max_len,
             on_epoch=on_epoch,
+            checkpoint=checkpoint,
         )
     except Enough as reason:
         summary["ended"] = str(reason)
@@ -108,7 +115,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     summary["eval_seconds"] = evaluation_seconds(spec, split, max_len, args.device)
     write_summary(args.out, summary)
+    checkpoint.remove()
     return summary
+
+
+def kept(args: argparse.Namespace, curve: Curve) -> Checkpoint:
+    """What an interrupted run goes on from."""
+    seconds = args.checkpoint_seconds
+    if seconds is None:
+        seconds = execution_of(args.device).checkpoint_seconds
+    return Checkpoint(
+        args.out / "checkpoint.pt",
+        seconds,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+        on_resume=curve.resume,
+    )
 
 
 def evaluation_seconds(spec: StudentSpec, split: Split, max_len: int, device: str) -> float:
@@ -134,6 +155,11 @@ def main() -> None:
         "--set", action="append", default=[], metavar="PART.KEY=VALUE", help="train.learning_rate=0.002"
     )
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        help="between two checkpoints, 0 = none; else as properties/device",
+    )
     args = parser.parse_args()
     one_thread()
     summary = run(args)
