@@ -133,7 +133,9 @@ class StudyRun:
 
 def show_x(x: X | None) -> str:
     """A place on the axis in words."""
-    return "" if x is None else x if isinstance(x, str) else f"{x:g}"
+    if x is None or isinstance(x, str):
+        return x or ""
+    return f"{x:,.0f}" if abs(x) >= 10_000 and x == int(x) else f"{x:g}"
 
 
 def load_study_run(directory: str | Path, *, masked: bool = False) -> StudyRun:
