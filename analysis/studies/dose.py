@@ -62,11 +62,11 @@ def isotonic_dose(doses: FloatArray, gains: FloatArray, floor: float, share: flo
         floor.
 
     Source: R. E. Barlow and others, Statistical inference under order restrictions, 1972; fit by
-    scikit-learn's ``isotonic_regression``.
+    scipy's ``isotonic_regression`` (scikit-learn's is the same behind checks that take ten times as long).
     """
-    from sklearn.isotonic import isotonic_regression
+    from scipy.optimize import isotonic_regression
 
-    fit = np.asarray(isotonic_regression(gains, increasing=False), dtype=np.float64)
+    fit = np.asarray(isotonic_regression(gains, increasing=False).x, dtype=np.float64)
     if not fit[0] > floor:
         return float("nan")
     level = fit[0] - share * (fit[0] - floor)

@@ -116,9 +116,12 @@ def test_bootstrap_means_are_means_of_resamples() -> None:
 
 @pytest.mark.parametrize("method", ["holm", "bh", "bonferroni"])
 def test_correction_equals_statsmodels(method: str) -> None:
-    p = np.random.default_rng(0).random(12) ** 3
     names = {"holm": "holm", "bh": "fdr_bh", "bonferroni": "bonferroni"}
-    np.testing.assert_allclose(correct(p, method), multipletests(p, method=names[method])[1])
+    rng = np.random.default_rng(0)
+    for size in (1, 12, 200):
+        raw = rng.random(size) ** 3
+        for p in (raw, raw.round(1), np.zeros(size), np.ones(size)):  # with ties
+            np.testing.assert_array_equal(correct(p, method), multipletests(p, method=names[method])[1])
 
 
 def test_holm_by_hand_and_gaps_count() -> None:
