@@ -14,7 +14,9 @@ SHELL  := /bin/sh
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
 SOURCES := recbole_kd profiles analysis benchmarks tests run_benchmark.py
-# Not compiled on installing: of these packages a tenth is ever imported, and that is compiled then.
+# Not compiled on installing: of these packages a tenth is ever imported, and that is compiled then. It must be
+# kept, whatever the caller's environment says: else every process compiles torch again, ten seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 
 .PHONY: help env benchmark studies-smoke test test-slow notebook lint types format lock clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ def pytest_collection_finish() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.autograd.set_detect_anomaly(False)
+    # What was imported until now stays: no full garbage collection need walk torch and pandas again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

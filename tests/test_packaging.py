@@ -87,15 +87,19 @@ def test_the_environment_is_the_lock(locked: dict[str, Requirement], repo_root: 
     assert not wrong
 
 
-def test_recbole_parts_import_without_ray() -> None:
-    """In a fresh process with ray made unimportable, everything that we use of RecBole loads."""
+def test_recbole_parts_and_ours_import_without_ray(repo_root: Path) -> None:
+    """In a fresh process with ray made unimportable, what we use of RecBole loads, without quick_start."""
     code = (
         "import sys; sys.modules['ray'] = None\n"
         "import recbole.config, recbole.data, recbole.evaluator, recbole.trainer, recbole.utils\n"
         "from recbole.model.sequential_recommender import SASRec, GRU4Rec, BERT4Rec\n"
+        "import recbole_kd.compat, recbole_kd.data.recbole_view\n"
+        "assert not [m for m in sys.modules if m.startswith(('ray.', 'recbole.quick_start'))]\n"
         "print(SASRec.__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=repo_root
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "SASRec"
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from recbole_kd.benchmark import sweep
+
 Write = Callable[[str, dict[str, Any]], Path]
 SMALL = {
     "hparams": {"n_layers": 1, "hidden_size": 8, "inner_size": 8},
@@ -65,7 +67,23 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (props / "experiment" / "small.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     monkeypatch.setenv("RECBOLE_KD_PROPERTIES", str(props))
     monkeypatch.setenv("RECBOLE_KD_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sweep, "_write_outputs", tables_only)
     return tmp_path
+
+
+_write_outputs = sweep._write_outputs
+
+
+def tables_only(folder: Path, figures: bool) -> None:
+    """What a sweep leaves but its figure, which takes longer to draw than the cells here to train."""
+    _write_outputs(folder, False)
+
+
+@pytest.fixture
+def drawn(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place where a sweep in this process draws its figure too."""
+    monkeypatch.setattr(sweep, "_write_outputs", _write_outputs)
+    return place
 
 
 @pytest.fixture

@@ -30,8 +30,16 @@ SMALL = {"device": "cpu", "build": fake.no_artefacts, "figures": False}
 
 
 @pytest.fixture
-def cluster(request):
-    made = net.Cluster(*request.param)
+def two_workers():
+    made = net.Cluster(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def gpu_worker():
+    """One worker that says it has a GPU; who asks it only reads, so all tests share it."""
+    made = net.Cluster(1, "--resources", "GPU=1")
     yield made
     made.close()
 
@@ -40,13 +48,12 @@ def outputs(results):
     return {p.name: p.read_bytes() for p in sorted((results / "small").iterdir()) if p.is_file()}
 
 
-@pytest.mark.parametrize("cluster", [(3,)], indirect=True)
-def test_a_worker_killed_in_mid_cell_changes_nothing(cluster, place, write_experiment, tmp_path):
+def test_a_worker_killed_in_mid_cell_changes_nothing(two_workers, place, write_experiment, tmp_path):
     write_experiment("small", {"seeds": [1, 2, 3, 4, 5]})
     experiment = load_experiment("small")
     run_sweep(experiment, tmp_path / "serial", SerialEngine(fake.fake_cell(0, None)), JsonReporter(), **SMALL)
     results, log, started = tmp_path / "r", tmp_path / "log", tmp_path / "started"
-    engine = DaskEngine(1, scheduler=cluster.address, function=fake.telling_cell(0.4, log, started))
+    engine = DaskEngine(1, scheduler=two_workers.address, function=fake.telling_cell(0.4, log, started))
     killed = []
 
     class KillOnce(JsonReporter):
@@ -62,7 +69,7 @@ def test_a_worker_killed_in_mid_cell_changes_nothing(cluster, place, write_exper
 
     done = run_sweep(experiment, results, engine, KillOnce(), **SMALL)
     assert killed
-    assert killed[0] in {w.pid for w in cluster.workers}
+    assert killed[0] in {w.pid for w in two_workers.workers}
     assert done.failures == {}
     cells = [line.split()[0] for line in log.read_text().splitlines()]
     assert len(cells) == len(set(cells)) == 10
@@ -72,10 +79,11 @@ def test_a_worker_killed_in_mid_cell_changes_nothing(cluster, place, write_exper
     assert not list(rundir.orphans(results))
 
 
-@pytest.mark.parametrize("cluster", [(1, "--resources", "GPU=1")], indirect=True)
-def test_cells_wait_for_a_worker_with_the_resource(cluster, place, tmp_path):
+def test_cells_wait_for_a_worker_with_the_resource(gpu_worker, place, tmp_path):
     log = tmp_path / "log"
-    engine = DaskEngine(1, scheduler=cluster.address, resources={"GPU": 0.5}, function=fake.fake_cell(0, log))
+    engine = DaskEngine(
+        1, scheduler=gpu_worker.address, resources={"GPU": 0.5}, function=fake.fake_cell(0, log)
+    )
     done = run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
     assert done.ran == 4
 
@@ -100,21 +108,19 @@ def test_a_scheduler_is_not_asked_when_every_cell_exists(place, tmp_path, capsys
     assert not end.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cluster", [(1, "--resources", "GPU=0.25")], indirect=True)
-def test_workers_that_could_never_take_a_cell_are_refused(cluster, place, tmp_path):
-    until_there(cluster)
+def test_workers_that_could_never_take_a_cell_are_refused(gpu_worker, place, tmp_path):
+    until_there(gpu_worker)
     engine = DaskEngine(
-        1, scheduler=cluster.address, resources={"GPU": 0.5}, function=fake.fake_cell(0, None)
+        1, scheduler=gpu_worker.address, resources={"GPU": 1.5}, function=fake.fake_cell(0, None)
     )
-    with pytest.raises(UserError, match=r"none of its 1 workers has what a cell takes.*GPU=0\.5"):
+    with pytest.raises(UserError, match=r"none of its 1 workers has what a cell takes.*GPU=1\.5"):
         run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
 
 
-@pytest.mark.parametrize("cluster", [(1,)], indirect=True)
-def test_workers_with_other_code_are_refused(cluster, place, tmp_path, monkeypatch):
-    until_there(cluster)
+def test_workers_with_other_code_are_refused(gpu_worker, place, tmp_path, monkeypatch):
+    until_there(gpu_worker)
     monkeypatch.setattr(machine, "code", lambda: {"source": "of another revision"})
-    engine = DaskEngine(1, scheduler=cluster.address, function=fake.fake_cell(0, None))
+    engine = DaskEngine(1, scheduler=gpu_worker.address, function=fake.fake_cell(0, None))
     with pytest.raises(UserError, match="runs another state of recbole_kd"):
         run_sweep(load_experiment("small"), tmp_path / "r", engine, JsonReporter(), **SMALL)
 
