@@ -19,6 +19,10 @@ class DataError(UserError):
     """An atomic file is missing, malformed or leaves nobody to test."""
 
 
+class AbsentDataError(DataError):
+    """None of a dataset's files is there: it was never brought, rather than damaged."""
+
+
 class ProfileError(UserError):
     """An embedding file does not fit the dataset."""
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from recbole_kd.benchmark import machine, properties
+from recbole_kd.errors import AbsentDataError
 
 OK, WARN, FAIL, SKIPPED = "ok", "warn", "FAIL", "skipped"
 # Where the openai client, and with it the back-end 'openai', finds its endpoint and its key.
@@ -85,11 +86,44 @@ def _devices() -> Finding:
 
 
 def _properties() -> Finding:
+    """Resolve every experiment and study; one whose dataset was never brought waits, it does not fail."""
     from recbole_kd.benchmark.resolve import load_experiment
+    from recbole_kd.benchmark.study import load as studies
 
-    names = properties.names("experiment")
-    cells = {name: len(load_experiment(name).cells) for name in names}
-    return OK, ", ".join(f"{name}: {count} cells" for name, count in cells.items())
+    counts, waiting = {}, []
+    for name in properties.names("experiment"):
+        title = name.removeprefix(studies.PREFIX)
+        try:
+            cells = load_experiment(name).cells if title == name else studies.load_study(title).cells()
+        except AbsentDataError:
+            waiting.append(name)
+        else:
+            counts[name] = len(cells)
+    said = ", ".join(f"{name}: {count} cells" for name, count in counts.items())
+    return OK, said + (f"; without their dataset: {', '.join(waiting)}" if waiting else "")
+
+
+def _datasets() -> Finding:
+    """Read the datasets that are here; say of those that experiments name where their files go."""
+    from recbole_kd.benchmark import rooms
+    from recbole_kd.benchmark.resolve import read_experiment
+    from recbole_kd.data.load import load_dataset, load_item_texts
+
+    experiments = [properties.find("experiment", name) for name in properties.names("experiment")]
+    wanted = {name for path in experiments for name in read_experiment(path)["datasets"]}
+    here, absent = [], []
+    for name in properties.names("dataset"):
+        try:
+            spec, _ = rooms.dataset(name)
+        except AbsentDataError as error:
+            absent += [str(error)] if name in wanted else []
+            continue
+        # Too large for the memory by its owner's word: then not for a quick look either.
+        if spec.memory is None:
+            load_dataset(spec)
+            load_item_texts(spec)
+        here.append(name)
+    return (WARN if absent else OK), "; ".join([f"here: {', '.join(here) or 'none'}", *absent])
 
 
 def _dask() -> Finding:
@@ -164,6 +198,7 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "RecBole shims": _shims,
     "devices": _devices,
     "experiments": _properties,
+    "datasets": _datasets,
     "dask": _dask,
     "encoder": _encoder,
     "local language model": _local_llm,

@@ -20,7 +20,7 @@ from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
 from recbole_kd.benchmark.spec import CellSpec, InputsSpec, VariantSpec, teacher_content
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.data.spec import DatasetSpec
-from recbole_kd.errors import DataError, ProfileError, SpecError
+from recbole_kd.errors import AbsentDataError, DataError, ProfileError, SpecError
 from recbole_kd.objectives.registry import OBJECTIVES
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.spec import DistillSpec, PretrainSpec, StudentSpec, TrainSpec
@@ -75,16 +75,14 @@ def dataset_source(spec: DatasetSpec) -> dict[str, str]:
     """Digests of the atomic files that ``spec`` reads (``inter``, and ``item`` where it has texts)."""
     folder = spec.folder()
     roles = ["inter", "item"] if spec.text is not None else ["inter"]
-    result = {}
-    for role in roles:
-        path = folder / f"{spec.name}.{role}"
-        if not path.is_file():
-            raise DataError(
-                f"{path}: dataset '{spec.name}' has no such file; put the RecBole atomic files there, "
-                f"or set RECBOLE_KD_DATA to the folder that holds '{spec.name}/'"
-            )
-        result[role] = digest_of(path)
-    return result
+    paths = {role: folder / f"{spec.name}.{role}" for role in roles}
+    lacking = [path for path in paths.values() if not path.is_file()]
+    if lacking:
+        raise (AbsentDataError if len(lacking) == len(paths) else DataError)(
+            f"{lacking[0]}: dataset '{spec.name}' has no such file; put the RecBole atomic files there, "
+            f"or set RECBOLE_KD_DATA to the folder that holds '{spec.name}/'"
+        )
+    return {role: digest_of(path) for role, path in paths.items()}
 
 
 def _model_file(name: str, asked_at: object) -> MarkedDict:

@@ -1,9 +1,12 @@
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 
-from recbole_kd.benchmark import doctor
+from recbole_kd.benchmark import doctor, properties
+from recbole_kd.benchmark.cli import main
 
 SECRET = "sk-a-key-that-nobody-may-see"
 
@@ -75,6 +78,63 @@ def test_no_endpoint_is_no_fault(monkeypatch):
 
 def test_without_loading_the_encoder_is_skipped(monkeypatch):
     assert look(monkeypatch, "encoder")[0].state == "skipped"
+
+
+@pytest.fixture
+def own(place, write_experiment, monkeypatch):
+    """A folder of properties by itself: 'small' on 'tiny', and 'far' on 'brought', which is not there."""
+    tiny = yaml.safe_load((place / "properties/dataset/tiny.yaml").read_text())
+    brought = {**tiny, "name": "brought", "path": "brought"}
+    (place / "properties/dataset/brought.yaml").write_text(yaml.safe_dump(brought))
+    write_experiment("far", {"datasets": ["brought", "tiny"]})
+    every, some = properties.names, {"experiment": ["far", "small"], "dataset": ["brought", "tiny"]}
+    monkeypatch.setattr(properties, "names", lambda kind: some.get(kind) or every(kind))
+    return place
+
+
+def test_an_absent_dataset_is_a_remark_that_says_where_its_files_go(own, monkeypatch, capsys):
+    experiments, datasets = look(monkeypatch, "experiments", "datasets")
+    assert experiments == ("ok", "experiments", "small: 4 cells; without their dataset: far")
+    assert datasets.state == "warn"
+    assert datasets.detail.startswith("here: tiny; ")
+    assert f"{own}/data/brought/brought.inter: dataset 'brought' has no such file; put" in datasets.detail
+    assert "RECBOLE_KD_DATA" in datasets.detail
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--no-load"])
+    assert not end.value.code
+    assert "brought.inter" in "".join(capsys.readouterr().out.split())
+
+
+def test_a_dataset_that_no_experiment_names_is_not_missed(own, monkeypatch):
+    (own / "properties/experiment/far.yaml").write_text(
+        (own / "properties/experiment/small.yaml").read_text()
+    )
+    assert [c.state for c in look(monkeypatch, "experiments", "datasets")] == ["ok", "ok"]
+
+
+DAMAGES = {
+    "half a dataset": (lambda d: (d / "tiny.item").unlink(), "tiny.item"),
+    "no types": (lambda d: edit(d, "user_id:token\t", "user_id\t"), "tiny.inter, line 1"),
+    "cut off": (lambda d: os.truncate(d / "tiny.inter", 100), "tiny.inter, line"),
+    "no text column": (lambda d: edit(d, "genre:", "kind:", "item"), "no column 'genre'"),
+}
+
+
+def edit(folder, old, new, role="inter"):
+    path = folder / f"tiny.{role}"
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_dataset_is_a_failure(own, monkeypatch, name):
+    damage, said = DAMAGES[name]
+    damage(own / "data" / "tiny")
+    (found,) = look(monkeypatch, "datasets")
+    assert found.state == "FAIL"
+    assert said in found.detail
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--no-load"])
+    assert end.value.code == 1
 
 
 @pytest.mark.slow
