@@ -1,17 +1,18 @@
 """A language model behind an OpenAI-compatible endpoint, with nothing but http.server and transformers.
 
-``python local_server.py FOLDER PORT``: stands in for ``transformers serve`` where fastapi and uvicorn are
-missing.
+``python -m tests.local_server FOLDER PORT``: stands in for ``transformers serve`` where fastapi and uvicorn
+are missing.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from tests.json_server import JsonHandler
 
 
 class LocalModel:
@@ -46,35 +47,23 @@ class LocalModel:
         return text, ended, ids["input_ids"].shape[1], len(new)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(JsonHandler):
     local: LocalModel
 
-    def log_message(self, *args: object) -> None:
-        """Stay silent."""
-
     def do_GET(self) -> None:
-        self._send(200, {"status": "ok"})
+        self.answer(200, {"status": "ok"})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         if not self.path.endswith("/chat/completions"):
-            self._send(404, {"error": {"message": f"no {self.path}"}})
+            self.answer(404, {"error": {"message": f"no {self.path}"}})
             return
         text, ended, read, written = self.local.answer(body)
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         whole = {"id": "local", "object": "chat.completion", "created": int(time.time())}
         choice = {"index": 0, "message": message, "finish_reason": ended}
-        self._send(200, whole | {"model": body["model"], "choices": [choice], "usage": usage})
-
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        raw = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
+        self.answer(200, whole | {"model": body["model"], "choices": [choice], "usage": usage})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from analysis.figures.style import (
     LINES,
     clip_text,
     error_bars,
+    legend_columns,
     new_figure,
     style,
     variant_colours,
@@ -24,8 +25,8 @@ from analysis.slices import SliceComparison, Slicer, compare_slices
 from analysis.values import pair_layout
 from recbole_kd.metrics import standard_name
 
-# Characters that a legend entry in two columns has, and inches that a line of the legend takes.
-_WIDE, _LINE = 33, 0.12
+# Inches that a line of the legend takes, and points of its letters below slices.
+_LINE, _SMALL = 0.12, 5.8
 
 
 def _label(s: SliceComparison) -> str:
@@ -53,7 +54,7 @@ def gain_by_slice_plot(
         groups.setdefault((s.dataset, s.backbone), []).append(s)
     colour = variant_colours(results)
     labels = {id(s): _label(s) for s in comparisons}
-    columns = 1 if any(len(text) > _WIDE for text in labels.values()) else 2
+    columns = legend_columns(list(labels.values()), 2, _SMALL)
     lines = max((-(-len(members) // columns) for members in groups.values()), default=1)
     with style():
         figure = new_figure(0.3 + (1.8 + _LINE * lines) * max(len(groups), 1))
@@ -75,7 +76,7 @@ def gain_by_slice_plot(
             axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
             axes.set_ylabel(f"\u0394 {members[0].metric}")
             below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-            axes.legend(fontsize=5.8, ncols=columns, handlelength=2.2, columnspacing=1.0, **below)
+            axes.legend(fontsize=_SMALL, ncols=columns, handlelength=2.2, columnspacing=1.0, **below)
         if comparisons:
             figure.supxlabel(comparisons[0].slicing.name, fontsize=7)
         else:

@@ -109,10 +109,20 @@ def error_bars(
     axes.errorbar(x, y, yerr=np.abs([y - low, high - y]), **(usual | look))
 
 
-def legend_columns(labels: Sequence[str], most: int) -> int:
-    """Columns of a legend below a figure of one column's width that its longest label leaves room for."""
+def legend_columns(labels: Sequence[str], most: int, size: float = _RC["legend.fontsize"]) -> int:
+    """Columns of a legend below a figure of one column's width that its longest label leaves room for.
+
+    Parameters
+    ----------
+    labels : sequence of str
+    most : int
+        Columns that it never exceeds.
+    size : float
+        Points of its letters.
+    """
     longest = max((len(label) for label in labels), default=0)
-    return max(1, min(most, _LEGEND_CHARACTERS // (longest + _LEGEND_HANDLE)))
+    room = _LEGEND_CHARACTERS * _RC["legend.fontsize"] / size
+    return max(1, min(most, int(room) // (longest + _LEGEND_HANDLE)))
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:

@@ -39,7 +39,12 @@ def _priced(results: Results, cells: list[str]) -> dict[str, float]:
                 continue
             if isinstance(value, int | float) and not isinstance(value, bool):
                 totals.setdefault(f"cost_{key}", []).append(float(value))
-    return {k: sum(v) / len(v) for k, v in sorted(totals.items())}
+    return _means(dict(sorted(totals.items())))
+
+
+def _means(found: dict[str, list[float]]) -> dict[str, float]:
+    """Mean of what was found under every name."""
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 _LOOP = (
@@ -109,7 +114,7 @@ def _served(results: Results, cells: list[str]) -> dict[str, float]:
         found.setdefault("tokens_per_user", []).append(tokens / users)
         if said.get("usd") is not None:
             found.setdefault("usd_per_1000", []).append(1000 * said["usd"] / users)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return _means(found)
 
 
 def _written(results: Results, cells: list[str]) -> dict[str, float]:
@@ -131,7 +136,7 @@ def _written(results: Results, cells: list[str]) -> dict[str, float]:
             found.setdefault("profile_seconds", []).append(counted["seconds"] / users)
         if counted["usd"] is not None:
             found.setdefault("profile_usd_per_1000", []).append(1000 * counted["usd"] / users)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return _means(found)
 
 
 def _digits(name: str) -> int:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -188,8 +189,8 @@ def test_a_server_that_dies_loses_nothing_that_was_answered(loop):
 @contextmanager
 def killable(port, log, pause=0.0):
     """The double in a process of its own; what is left of it at the end is killed."""
-    command = [sys.executable, double.__file__, str(port), str(log), str(pause)]
-    process = subprocess.Popen(command)
+    command = [sys.executable, "-m", double.__name__, str(port), str(log), str(pause)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     try:
         # A busy machine takes its time to start a process.
         deadline = time.monotonic() + 120

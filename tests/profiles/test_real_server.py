@@ -45,11 +45,13 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "OMP_NUM_THREADS": "1"}
     log = (hub / "log").open("w")
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        command = [sys.executable, local_server.__file__, str(folder), str(port)]
+        command = [sys.executable, "-m", local_server.__name__, str(folder), str(port)]
     else:
         program = Path(sys.executable).with_name("transformers")
         command = [str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[2]
+    )
     try:
         for _ in range(240):
             if process.poll() is not None:

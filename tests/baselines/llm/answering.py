@@ -1,7 +1,7 @@
 """A double of a language model behind a real OpenAI-compatible endpoint; standard library only.
 
-``python answering.py PORT LOG PAUSE`` is the same as a process of its own, which can be killed: it answers
-with the candidates in the order shown and appends every prompt that it answers to LOG.
+``python -m tests.baselines.llm.answering PORT LOG PAUSE`` is the same as a process of its own, which can be
+killed: it answers with the candidates in the order shown and appends every prompt that it answers to LOG.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from tests.json_server import JsonHandler
 
 Answer = Callable[[str], str]
 
@@ -46,15 +48,11 @@ class AnsweringServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: AnsweringServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        """Stay silent."""
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         prompt = body["messages"][-1]["content"]
         time.sleep(self.server.pause)
         with self.server.lock:
@@ -67,15 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         usage["total_tokens"] = sum(usage.values())
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         whole = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
-        self._send(503 if dead else 200, whole | {"choices": [choice], "usage": usage})
-
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        raw = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
+        self.answer(503 if dead else 200, whole | {"choices": [choice], "usage": usage})
 
 
 @contextmanager
