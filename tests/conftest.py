@@ -17,14 +17,26 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_configure() -> None:
+    """Imports make hundreds of thousands of objects and next to no garbage."""
+    gc.disable()
+
+
+def pytest_unconfigure() -> None:
+    gc.enable()
+
+
 def pytest_collection_finish() -> None:
-    """Importing RecBole's sequential models switches anomaly detection on, for every test of the session."""
+    """Importing RecBole's sequential models switches anomaly detection on, for every test of the session.
+
+    What was imported until now stays: no full garbage collection need walk torch and pandas again.
+    """
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.autograd.set_detect_anomaly(False)
-    # What was imported until now stays: no full garbage collection need walk torch and pandas again.
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
