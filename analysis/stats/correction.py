@@ -1,8 +1,8 @@
-"""Correction for multiple comparisons over a declared family."""
+"""Correction for multiple comparisons over a declared family (statsmodels)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,35 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.stats.result import TestResult
 from recbole_kd.errors import SpecError
 
-Floats = NDArray[np.float64]
-
-
-def _holm(p: Floats) -> Floats:
-    """max over i <= j of (m - i + 1) p_(i), for sorted p_(1) <= ... <= p_(m) (Holm, 1979)."""
-    return np.maximum.accumulate(p * np.arange(len(p), 0, -1))
-
-
-def _benjamini_hochberg(p: Floats) -> Floats:
-    """min over i >= j of m / i p_(i), for sorted p_(1) <= ... <= p_(m) (Benjamini and Hochberg, 1995)."""
-    shares = np.arange(1, len(p) + 1) / len(p)
-    return np.minimum.accumulate((p / shares)[::-1])[::-1]
-
-
-def _bonferroni(p: Floats) -> Floats:
-    """m p_(j)."""
-    return p * len(p)
-
-
-# statsmodels' multipletests is the same, but its Holm collects garbage at every call: a second beside torch.
-METHODS: dict[str, Callable[[Floats], Floats]] = {
-    "holm": _holm,
-    "bh": _benjamini_hochberg,
-    "bonferroni": _bonferroni,
-}
+# Our names -> statsmodels' names.
+METHODS = {"holm": "holm", "bh": "fdr_bh", "bonferroni": "bonferroni"}
 LABELS = {"holm": "Holm", "bh": "Benjamini-Hochberg", "bonferroni": "Bonferroni", "none": "none"}
 
 
-def correct(p: ArrayLike, method: str = "holm", planned: int | None = None) -> Floats:
+def correct(p: ArrayLike, method: str = "holm", planned: int | None = None) -> NDArray[np.float64]:
     """Corrected p-values of one family.
 
     Parameters
@@ -61,6 +38,8 @@ def correct(p: ArrayLike, method: str = "holm", planned: int | None = None) -> F
     SpecError
         Unknown method.
     """
+    from statsmodels.stats.multitest import multipletests
+
     values = np.asarray(p, dtype=np.float64)
     if method == "none":
         return values.copy()
@@ -70,8 +49,7 @@ def correct(p: ArrayLike, method: str = "holm", planned: int | None = None) -> F
         return values.copy()
     missing = max((planned or 0) - len(values), 0)
     filled = np.concatenate([np.where(np.isnan(values), 1.0, values), np.ones(missing)])
-    order, adjusted = np.argsort(filled), np.empty_like(filled)
-    adjusted[order] = np.minimum(METHODS[method](filled[order]), 1.0)
+    adjusted = np.asarray(multipletests(filled, method=METHODS[method])[1], dtype=np.float64)
     return np.where(np.isnan(values), np.nan, adjusted[: len(values)])
 
 
