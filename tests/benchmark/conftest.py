@@ -80,13 +80,6 @@ def tables_only(folder: Path, figures: bool) -> None:
 
 
 @pytest.fixture
-def drawn(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place where a sweep in this process draws its figure too."""
-    monkeypatch.setattr(sweep, "_write_outputs", _write_outputs)
-    return place
-
-
-@pytest.fixture
 def write_experiment(place: Path) -> Write:
     """Write ``small.yaml`` laid over with changes, under a new name; return the path."""
 
