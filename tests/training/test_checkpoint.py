@@ -211,9 +211,11 @@ def ranks(result, split):
 
 
 TWICE = ("SASRec", "reset", "plateau")
+# Of every kind of state that is carried, one case is fast.
+LONG = ("pcgrad", "experts", "rlmrec-items", "early", "Caser")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES])
 def test_an_interrupted_training_ends_as_if_it_had_not_been(case, split, uninterrupted, tmp_path):
     spec, _ = CASES[case]
     whole = uninterrupted(case)
