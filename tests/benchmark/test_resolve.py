@@ -243,7 +243,7 @@ def test_include_defaults_and_overrides(place, write_experiment):
     assert experiment.spec.seeds == [5]
     assert experiment.spec.metrics == ["MRR"]
     rates = {c.label.variant: c.spec.student.train.learning_rate for c in experiment.cells}
-    default = yaml.safe_load((place / "properties" / "model" / "SASRec.yaml").read_text())["train"]
+    default = yaml.safe_load((ROOT / "properties/model/SASRec.yaml").read_text())["train"]
     assert rates == {"plain": default["learning_rate"], "wide": 0.5}
     (place / "properties" / "experiment" / "part.yaml").write_text("include: part\n")
     with pytest.raises(SpecError, match="round in circles"):
