@@ -225,8 +225,14 @@ def test_hallucination_end_to_end(tmp_path, monkeypatch, repo_root, capsys):
     before = page.read_bytes()
     assert call("study", "hallucination", "--smoke", "--page-only", "--results", results) == 0
     assert page.read_bytes() == before
-    # A run that is lost is said; the page of an unfinished study never goes to docs.
+    # The page is of the runs that the YAML asks for today, whatever it asked for when it was run.
     record = json.loads((page.parent / "experiment.json").read_text())
+    of_old = {**record["cells"][0], "cell": "0" * 16, "run": "../runs/" + "0" * 16}
+    stale = {**record, "cells": [of_old, *record["cells"][1:]]}
+    (page.parent / "experiment.json").write_text(json.dumps(stale))
+    assert call("study", "hallucination", "--smoke", "--page-only", "--results", results) == 0
+    assert page.read_bytes() == before
+    # A run that is lost is said; the page of an unfinished study never goes to docs.
     (results / "runs" / record["cells"][0]["cell"] / "manifest.json").unlink()
     assert call("study", "hallucination", "--smoke", "--page-only", "--results", results) == 0
     assert "**Unfinished:" in page.read_text(encoding="utf-8")
