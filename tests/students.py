@@ -29,6 +29,15 @@ HPARAMS: dict[str, dict[str, Any]] = {
     "BERT4Rec": {**_TRANSFORMER, "mask_ratio": 0.4, "ft_ratio": 0.3},
 }
 MAX_LEN = 8
+SYSTEM_PARAMS: dict[str, dict[str, Any]] = {
+    "text-init": {"scale": 1.0},
+    "text-adapter": {"n_layers": 2, "hidden": 12},
+    "text-gate": {"gate_bias": 0.5},
+    "kar": {"shared_experts": 2, "dedicated_experts": 1, "hidden": 6, "init_scale": 1.0},
+    "profile-token": {"scale": 1.0},
+    "rlmrec-items": {"weight": 0.5, "temperature": 0.2},
+    "llm-esr": {"adapter_hidden": 12, "neighbours": 3, "alpha": 0.1, "init_scale": 1.0},
+}
 
 
 def sequences(rows: list[list[int]]) -> Sequences:

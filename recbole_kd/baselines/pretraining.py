@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_kd.data.types import Sequences, Split
+from recbole_kd.errors import StoreError
 from recbole_kd.models.batch import Batch, SequenceBatches
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.side import Attributes
+from recbole_kd.training.checkpoint import DAMAGE, read, write
 from recbole_kd.training.spec import PretrainSpec
 
 Progress = Callable[[int, int], None]
@@ -147,6 +148,8 @@ def pretrain(
     ------
     FloatingPointError
         If the loss becomes NaN or infinite.
+    StoreError
+        If the checkpoint is damaged.
     """
     model.to(device).train()
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -169,7 +172,8 @@ def pretrain(
         if not np.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss of pre-training became {losses[-1]} in epoch {epoch}")
         if checkpoint is not None:
-            _save(checkpoint, model, optimizer, losses)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+            write(checkpoint, state)
         if progress:
             progress(epoch, spec.epochs)
     model.eval()
@@ -179,20 +183,15 @@ def pretrain(
 def _resumed(checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
     if checkpoint is None or not checkpoint.is_file():
         return []
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        stored = read(checkpoint)
+    except DAMAGE as error:
+        raise StoreError(
+            f"{checkpoint}: damaged ({error}); delete it and run the same command again"
+        ) from error
     model.load_state_dict(stored["model"])
     optimizer.load_state_dict(stored["optimizer"])
     return list(stored["losses"])
-
-
-def _save(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
-    temporary = checkpoint.with_name(f".{checkpoint.name}-{os.getpid()}")
-    try:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
-        torch.save(state, temporary)
-        os.replace(temporary, checkpoint)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def in_batch_infonce(query: Tensor, key: Tensor, temperature: float, alike: Tensor) -> Tensor:

@@ -63,15 +63,13 @@ def cost_table(costs: Sequence[TeacherCost]) -> Table:
 
 
 def _without_repeats(costs: Sequence[TeacherCost]) -> list[TeacherCost]:
-    free: set[tuple[object, ...]] = set()
-    kept = []
+    kept: list[TeacherCost] = []
+    seen: set[tuple[object, ...]] = set()
     for cost in costs:
-        key = (cost.dataset, tuple(cost.variants), cost.model, cost.note)
-        if cost.calls == 0 and key in free:
-            continue
-        if cost.calls == 0:
-            free.add(key)
-        kept.append(cost)
+        key = (cost.dataset, cost.variants, cost.model, cost.calls, cost.note)
+        if cost.calls != 0 or key not in seen:
+            kept.append(cost)
+        seen.add(key)
     return kept
 
 

@@ -23,6 +23,8 @@ FORMAT = 1
 """Raised when older files could not be gone on with."""
 _MAGIC = b"recbole_kd train"
 _DIGEST = hashlib.sha256().digest_size
+DAMAGE = (OSError, RuntimeError, ValueError, pickle.UnpicklingError)
+"""What :func:`read` raises for a file that is damaged or holds something else."""
 _SHARE = 20
 """A checkpoint waits at least so many times as long as the last one took to write."""
 
@@ -112,7 +114,7 @@ class Keeper:
         try:
             content = read(path)
             there = dict(content["fingerprint"])
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (*DAMAGE, KeyError, TypeError) as error:
             self.refuse(f"is damaged ({(str(error) or 'empty').splitlines()[0]})")
             return None
         for name in {**self._fingerprint, **there}:
@@ -190,7 +192,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError, RuntimeError, OSError, pickle.UnpicklingError
+    one of DAMAGE
         It is damaged, or holds something else.
     """
     with path.open("rb") as file:

@@ -144,17 +144,13 @@ def fit(
         if execution is not None:
             stack.enter_context(execution.in_force())
 
-        def begun() -> _Training:
-            options = side, diagnostics, execution, shards
-            return _Training(split, spec, profiles, seed, device, max_item_list_length, *options)
-
+        asked = _Asked(
+            split, spec, profiles, seed, device, max_item_list_length, side, diagnostics, execution, shards
+        )
         keeper = None
         if checkpoint is not None and checkpoint.seconds > 0 and shards is None:
-            given = _fingerprint(split, spec, profiles, seed, device, max_item_list_length)
-            given["diagnostics"] = None if profiles is None else _digest(diagnostics)
-            given["execution"] = _digest(execution, "checkpoint_seconds")
-            keeper = Keeper(checkpoint, given)
-        training = begun() if keeper is None else _resumed(keeper, begun)
+            keeper = Keeper(checkpoint, asked.fingerprint())
+        training = _Training(asked) if keeper is None else _resumed(keeper, asked)
         while not training.over:
             row = training.next_epoch()
             if on_epoch:
@@ -165,24 +161,34 @@ def fit(
         return training.result()
 
 
-def _fingerprint(
-    split: Split,
-    spec: StudentSpec,
-    profiles: ProfileTable | TeacherLists | None,
-    seed: int,
-    device: str,
-    max_len: int,
-) -> dict[str, Any]:
-    """What the numbers of a training depend on, as far as it has a digest."""
-    return {
-        "student": spec.digest(),
-        "seed": seed,
-        "dataset": split.dataset.digest,
-        "split": split.digest,
-        "profiles": None if profiles is None else profiles.digest,
-        "max_item_list_length": max_len,
-        "device": torch.device(device).type,
-    }
+@dataclass(frozen=True)
+class _Asked:
+    """What :func:`fit` was asked for."""
+
+    split: Split
+    spec: StudentSpec
+    profiles: ProfileTable | TeacherLists | None
+    seed: int
+    device: str
+    max_len: int
+    side: SideInputs | None
+    diagnostics: DiagnosticsSpec | None
+    execution: ExecutionSpec | None
+    shards: Shards | None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the numbers of the training depend on, as far as it has a digest."""
+        return {
+            "student": self.spec.digest(),
+            "seed": self.seed,
+            "dataset": self.split.dataset.digest,
+            "split": self.split.digest,
+            "profiles": None if self.profiles is None else self.profiles.digest,
+            "max_item_list_length": self.max_len,
+            "device": torch.device(self.device).type,
+            "diagnostics": None if self.profiles is None else _digest(self.diagnostics),
+            "execution": _digest(self.execution, "checkpoint_seconds"),
+        }
 
 
 def _digest(spec: Strict | None, *without: str) -> str | None:
@@ -190,9 +196,9 @@ def _digest(spec: Strict | None, *without: str) -> str | None:
     return None if spec is None else digest({k: v for k, v in spec.canonical().items() if k not in without})
 
 
-def _resumed(keeper: Keeper, begun: Callable[[], _Training]) -> _Training:
+def _resumed(keeper: Keeper, asked: _Asked) -> _Training:
     """The training that an interrupted process left, or a new one."""
-    training, found = begun(), keeper.found()
+    training, found = _Training(asked), keeper.found()
     if found is None:
         return training
     try:
@@ -200,7 +206,7 @@ def _resumed(keeper: Keeper, begun: Callable[[], _Training]) -> _Training:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         keeper.refuse(f"does not fit ({type(error).__name__})")
         # Half of the file may be in it.
-        return begun()
+        return _Training(asked)
     keeper.resumed(training.epoch)
     return training
 
@@ -208,19 +214,9 @@ def _resumed(keeper: Keeper, begun: Callable[[], _Training]) -> _Training:
 class _Training:
     """A training between two epochs."""
 
-    def __init__(
-        self,
-        split: Split,
-        spec: StudentSpec,
-        profiles: ProfileTable | TeacherLists | None,
-        seed: int,
-        device: str,
-        max_len: int,
-        side: SideInputs | None,
-        diagnostics: DiagnosticsSpec | None,
-        execution: ExecutionSpec | None,
-        shards: Shards | None,
-    ) -> None:
+    def __init__(self, asked: _Asked) -> None:
+        split, spec, profiles = asked.split, asked.spec, asked.profiles
+        seed, device, max_len = asked.seed, asked.device, asked.max_len
         self._spec, self._device = spec, device
         self._model = model = build_student(
             spec.model,
@@ -230,14 +226,14 @@ class _Training:
             seed=seed,
             device=device,
             system=spec.system,
-            side=side or SideInputs(split.dataset.n_users),
+            side=asked.side or SideInputs(split.dataset.n_users),
         )
         model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
         choose_loss(model, split, spec, seed, device)
         self._n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self._schedule = schedule = attach(model, split, spec, profiles, seed, device)
-        self._run = Run(model, split, spec, seed, device, max_len, execution, shards)
-        self._watch = Watch.of(model, split, profiles, diagnostics, max_len, device)
+        self._run = Run(model, split, spec, seed, device, max_len, asked.execution, asked.shards)
+        self._watch = Watch.of(model, split, profiles, asked.diagnostics, max_len, device)
         self._stopping = EarlyStopping(
             spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0
         )

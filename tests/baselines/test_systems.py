@@ -17,17 +17,8 @@ from recbole_kd.models.mixin import padded_batch
 from recbole_kd.models.side import SideInputs
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import SystemSpec
-from tests.students import BACKBONES, HPARAMS, MAX_LEN, student_spec, tiny_split
+from tests.students import BACKBONES, HPARAMS, MAX_LEN, SYSTEM_PARAMS, student_spec, tiny_split
 
-PARAMS = {
-    "text-init": {"scale": 1.0},
-    "text-adapter": {"n_layers": 2, "hidden": 12},
-    "text-gate": {"gate_bias": 0.5},
-    "kar": {"shared_experts": 2, "dedicated_experts": 1, "hidden": 6, "init_scale": 1.0},
-    "profile-token": {"scale": 1.0},
-    "rlmrec-items": {"weight": 0.5, "temperature": 0.2},
-    "llm-esr": {"adapter_hidden": 12, "neighbours": 3, "alpha": 0.1, "init_scale": 1.0},
-}
 N_ITEMS, N_USERS = 30, 41
 
 
@@ -40,7 +31,7 @@ def side(items=1.0, users=1.0):
 
 
 def system(name):
-    return SystemSpec(name=name, params=PARAMS[name])
+    return SystemSpec(name=name, params=SYSTEM_PARAMS[name])
 
 
 def built(backbone, name, inputs=None):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from recbole_kd.baselines.pretraining import Corpus, Part, in_batch_infonce, load_learned, merge, pretrain
 from recbole_kd.baselines.unisrec import ADAPTOR, ENCODER, WhitenedExperts, text_inputs
 from recbole_kd.baselines.unisrec_pretraining import UniSRecPretraining, drop_items
-from recbole_kd.errors import SpecError
+from recbole_kd.errors import SpecError, StoreError
 from recbole_kd.metrics import per_user
 from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
@@ -198,6 +198,17 @@ def test_pretraining_lowers_its_loss_and_resumes_where_it_stopped(tmp_path):
     resumed, again = pretrained(pretrain_spec(4), checkpoint=stop)
     assert again == losses
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_damaged_checkpoint_of_pretraining_is_named(tmp_path):
+    """A flipped bit, which torch's own format does not find."""
+    stop = tmp_path / "stop.partial"
+    pretrained(pretrain_spec(1), checkpoint=stop)
+    content = bytearray(stop.read_bytes())
+    content[len(content) // 2] ^= 1
+    stop.write_bytes(content)
+    with pytest.raises(StoreError, match=r"stop\.partial: damaged .*delete it"):
+        pretrained(pretrain_spec(2), checkpoint=stop)
 
 
 def test_losses_of_a_step_by_hand():

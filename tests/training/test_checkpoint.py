@@ -32,18 +32,14 @@ from recbole_kd.training.early_stopping import EarlyStopping
 from recbole_kd.training.fit import fit
 from recbole_kd.training.schedules import Schedule
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec, SystemSpec
+from tests import students
 from tests.students import HPARAMS, MAX_LEN, distill_spec, student_spec, tiny_split
 
 ALWAYS = 1e-9
 N_USERS = 25
 SYSTEM_PARAMS = {
-    "text-init": {"scale": 1.0},
-    "text-adapter": {"n_layers": 2, "hidden": 12},
-    "text-gate": {"gate_bias": 0.5},
-    "kar": {"shared_experts": 2, "dedicated_experts": 1, "hidden": 6, "init_scale": 1.0},
-    "profile-token": {"scale": 1.0},
-    "rlmrec-items": {"weight": 0.5, "temperature": 0.2},
-    "llm-esr": {"adapter_hidden": 12, "neighbours": 3, "alpha": 0.5, "init_scale": 1.0},
+    **students.SYSTEM_PARAMS,
+    "llm-esr": {**students.SYSTEM_PARAMS["llm-esr"], "alpha": 0.5},
     "unisrec": {
         "setting": "transductive",
         "n_experts": 3,
