@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_kd.benchmark.child import in_child
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.spec import CellSpec, PlannedCell
@@ -207,24 +207,7 @@ def build_in_child(results: Path, planned: Sequence[PlannedCell]) -> dict[str, A
     UserError
         As :func:`build`; or the process was killed.
     """
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_in_child) as pool:
-        try:
-            return pool.submit(build, results, list(planned)).result()
-        except BrokenProcessPool as error:
-            raise StoreError(
-                "the process that builds splits and teachers was killed (out of memory?)"
-            ) from error
-
-
-def _in_child() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Standard output belongs to the driver (--json); what a builder prints goes beside it.
-    os.dup2(2, 1)
+    return in_child("builds splits and teachers", build, results, list(planned))
 
 
 def read_split(path: Path) -> Split:

@@ -7,8 +7,9 @@ id and host into the lock file instead, and takes it over on that host once the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from recbole_kd.errors import StoreError
@@ -29,8 +30,11 @@ def try_lock(results: Path, name: str) -> Iterator[bool]:
 
 @contextmanager
 def wait_lock(results: Path, name: str) -> Iterator[None]:
-    """Take the lock ``name``, waiting until its owner lets go or dies."""
-    with _lock(results, name, timeout=-1):
+    """Take the lock ``name``, waiting until its owner lets go or dies; a wait is announced."""
+    with ExitStack() as stack:
+        if not stack.enter_context(try_lock(results, name)):
+            sys.stderr.write(f"waiting for another process that holds {_path(results, name)}\n")
+            stack.enter_context(_lock(results, name, timeout=-1))
         yield
 
 
@@ -38,17 +42,21 @@ def wait_lock(results: Path, name: str) -> Iterator[None]:
 def _lock(results: Path, name: str, timeout: float) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
-    folder = results / ".locks"
+    path = _path(results, name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock", timeout=timeout)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=timeout)
         lock.acquire()
     except Timeout:
         yield False
         return
     except OSError as error:
-        raise StoreError(f"{folder}: cannot hold a lock here ({error.strerror or error})") from error
+        raise StoreError(f"{path.parent}: cannot hold a lock here ({error.strerror or error})") from error
     try:
         yield True
     finally:
         lock.release()
+
+
+def _path(results: Path, name: str) -> Path:
+    return results / ".locks" / f"{name}.lock"
