@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -125,18 +125,24 @@ def legend_columns(labels: Sequence[str], most: int, size: float = _RC["legend.f
     return max(1, min(most, int(room) // (longest + _LEGEND_HANDLE)))
 
 
-def log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:
+_NAMED_PLACES = 8
+"""More of them would run into each other."""
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"] = "x", places: Collection[float] = ()) -> None:
     """Logarithmic axis with plain numbers; matplotlib's own labels are mathematics, which is not parsed here.
 
-    Call it when everything is drawn: over more than two decades only powers of ten are named.
+    Call it when everything is drawn: over more than two decades only powers of ten are named; or else a few
+    ``places``, at which something was measured.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     subs = (1.0,) if high > 200 * low else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    few = 1 < len(places) <= _NAMED_PLACES
+    axis.set_major_locator(FixedLocator(sorted(places)) if few else LogLocator(subs=subs, numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.set_minor_formatter(NullFormatter())
 

@@ -63,7 +63,7 @@ def curve(run: StudyRun) -> Figure:
             if isinstance(next(iter(places), 0.0), str):
                 axes.set_xticks(list(places.values()), list(places))
             elif run.x_log:
-                log_axis(axes)
+                log_axis(axes, places=places.values())
             axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
             axes.set_ylabel(f"\u0394 {run.metric} to '{clip_text(run.baseline, 14)}'")
             axes.set_xlabel(run.x_label)

@@ -237,3 +237,15 @@ def test_logarithmic_axes_have_plain_labels(high: float, shown: str):
         found = texts(figure)
     assert shown in found.splitlines()
     assert "mathdefault" not in found
+
+
+def test_few_places_are_named_on_a_logarithmic_axis():
+    from analysis.figures.style import log_axis, new_figure, style
+
+    with style():
+        figure = new_figure(2.0)
+        axes = figure.add_subplot()
+        axes.plot([0.25, 0.5, 1.0], [1.0, 2.0, 3.0])
+        log_axis(axes, places=[0.5, 0.25, 1.0])
+        figure.canvas.draw()
+        assert [t.get_text() for t in axes.get_xticklabels()] == ["0.25", "0.5", "1"]
