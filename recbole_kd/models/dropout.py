@@ -37,6 +37,7 @@ class ByteDropout:
         """Put the stream where :meth:`state_dict` found it."""
         set_stream_state(self._rng, state)
 
+    @torch.compiler.disable  # its bytes would be taken for constants
     def keep(self, shape: torch.Size, p: float) -> tuple[Tensor, float]:
         """Draw a mask.
 

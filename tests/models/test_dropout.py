@@ -43,3 +43,12 @@ def test_global_stream_is_untouched():
     after = torch.rand(1)
     torch.manual_seed(0)
     assert float(after) == float(torch.rand(1))
+
+
+def test_masks_are_drawn_outside_of_a_compiled_graph():
+    """Inside, the bytes of a draw were constants: the graph was compiled anew at every step."""
+    x, plain, drawn = torch.ones(4, 8), ByteDropout(3), ByteDropout(3)
+    quick = torch.compile(lambda x: drawn(x, 0.5) * 2, backend="eager", dynamic=False)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            assert torch.equal(quick(x), plain(x, 0.5) * 2)
