@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.forest import forest_plot
 from analysis.figures.style import (
+    COLOURS,
     GREY,
     LIGHT,
     MARKERS,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from analysis.studies.run import StudyRun
 
 FigureMaker = Callable[["StudyRun"], Figure]
+
+_DASHES = ("--", ":", "-.")
 
 
 def curve(run: StudyRun) -> Figure:
@@ -57,9 +60,10 @@ def curve(run: StudyRun) -> Figure:
             for gain in beside:
                 if gain.line[:2] == (dataset, backbone) and gain.result is not None:
                     label = f"{clip_text(gain.series, 22)} (no place)"
-                    axes.axhline(
-                        gain.result.estimate, color=colour[gain.series], ls="--", lw=0.9, label=label
-                    )
+                    # The palette repeats: who has a colour again has other dashes.
+                    again = names.index(gain.series) // len(COLOURS) % len(_DASHES)
+                    look = {"color": colour[gain.series], "ls": _DASHES[again]}
+                    axes.axhline(gain.result.estimate, lw=0.9, label=label, **look)
             if isinstance(next(iter(places), 0.0), str):
                 axes.set_xticks(list(places.values()), list(places))
             elif run.x_log:

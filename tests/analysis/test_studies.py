@@ -192,6 +192,16 @@ def test_a_significant_point_is_seen_filled(falling):
     assert drawn.get_zorder() > max(line.get_zorder() for line in white)
 
 
+def test_lines_without_a_place_can_be_told_apart(tmp_path):
+    """More of them than the palette has colours."""
+    home = write_study(tmp_path, {"dose@0": 0.1, **{f"beside{i}": 0.1 * i for i in range(9)}}, doses(0))
+    (axes,) = curve(load_study_run(home)).axes
+    looks = [
+        (line.get_color(), line.get_linestyle()) for line in axes.lines if "no place" in line.get_label()
+    ]
+    assert len(looks) == len(set(looks)) == 9
+
+
 def test_known_cases_can_fail(falling):
     run = load_study_run(falling)
     assert same_ranks(run, ["dose@0", "dose@0"]).holds is True
