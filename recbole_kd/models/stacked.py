@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_kd.models.batch import Batch, segment_mask
+from recbole_kd.models.cross_entropy import lower
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.models.transformer import _ACTIVATIONS
 
@@ -275,7 +276,7 @@ class _StackedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         budget = LOGITS_BYTES.get(h.device.type, LOGITS_BYTES["cpu"])
         step = max(16, budget // (4 * len(h) * items.shape[1]))
-        low_h, low_items = h.to(dtype or h.dtype), items.to(dtype or items.dtype)
+        low_h, low_items, mean = lower(h, items, dtype)
         grad_h, grad_items = torch.empty_like(h), torch.zeros_like(items)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         total = h.new_zeros(len(h))
@@ -289,12 +290,21 @@ class _StackedCrossEntropy(torch.autograd.Function):
             wanted = share.gather(2, goal)
             log = wanted.clamp_min(torch.finfo(h.dtype).tiny).log().squeeze(2)
             total -= (log * share_of).sum(1)
-            share.scatter_(2, goal, wanted - 1).mul_(share_of[..., None])
+            if mean is None:
+                share.scatter_(2, goal, wanted - 1)
+            share.mul_(share_of[..., None])
             if grad_bias is not None:
                 grad_bias += share.sum(1)
             low = share.to(low_h.dtype)
             grad_h[:, rows] = torch.bmm(low, low_items)
             grad_items += torch.bmm(low.transpose(1, 2), block)
+        if mean is not None:
+            place = target[..., None].expand_as(h)
+            grad_h -= (items - mean).gather(1, place) * weight[..., None]
+            grad_items.scatter_add_(1, place, h * -weight[..., None])
+            grad_items -= grad_items.mean(1, keepdim=True)
+            if grad_bias is not None:
+                grad_bias.scatter_add_(1, target, -weight)
         ctx.grads = grad_h, grad_items, grad_bias
         return total
 

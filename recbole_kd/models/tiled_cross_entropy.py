@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.models.cross_entropy import MIN_ROWS, catalogue_cross_entropy
+from recbole_kd.models.cross_entropy import MIN_ROWS, catalogue_cross_entropy, lower, subtract_targets
 
 TILE_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Logits held at a time."""
@@ -82,7 +82,7 @@ class _Tiled(torch.autograd.Function):
         grad_items = torch.zeros_like(items) if need_grad else None
         grad_bias = torch.zeros_like(bias) if need_grad and bias is not None else None
         total = h.new_zeros(())
-        low_h, low_items = h.to(dtype or h.dtype), items.to(dtype or items.dtype)
+        low_h, low_items, mean = lower(h, items, dtype)
         for begin in range(0, len(target), rows):
             some = slice(begin, begin + rows)
             block, goal = low_h[some], target[some]
@@ -99,10 +99,10 @@ class _Tiled(torch.autograd.Function):
                 grad_h[some] += low @ low_items[part]
                 grad_items[part] += low.t() @ block
         if grad_h is not None and grad_items is not None:
-            grad_h -= low_items[target]
-            grad_items.index_add_(0, target, low_h.to(items.dtype), alpha=-1)
-            if grad_bias is not None:
-                grad_bias.index_add_(0, target, torch.ones_like(h[:, 0]), alpha=-1)
+            subtract_targets((grad_h, grad_items, grad_bias), h, items, target)
+            if mean is not None:
+                grad_h += mean
+                grad_items -= grad_items.mean(0)
         n = max(1, len(target))
         ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n
         return total / n

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from recbole_kd.models import cross_entropy
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
+from recbole_kd.models.stacked import _StackedCrossEntropy
+from recbole_kd.models.tiled_cross_entropy import tiled_cross_entropy
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -61,3 +63,33 @@ def test_bfloat16_products_stay_close():
         torch.autograd.grad(exact, (h, items)), torch.autograd.grad(low, (h, items)), strict=True
     ):
         assert float((a - b).norm() / a.norm()) < 0.01
+
+
+def tiled(h, items, target, bias, dtype):
+    return tiled_cross_entropy(h, items, target, bias, dtype=dtype, rows=64, columns=100)
+
+
+def stacked(h, items, target, bias, dtype):
+    weight = torch.full((1, len(target)), 1 / len(target))
+    return _StackedCrossEntropy.apply(h[None], items[None], bias[None], target[None], weight, dtype).sum()
+
+
+def blocks(h, items, target, bias, dtype):
+    return catalogue_cross_entropy(h, items, target, bias, dtype=dtype)
+
+
+@pytest.mark.parametrize("loss", [blocks, tiled, stacked])
+def test_bfloat16_survives_what_all_items_have_in_common(loss):
+    """Rounded with the items, it drowned them; and its own gradient, which is zero, was mere error."""
+    torch.manual_seed(0)
+    h = (0.5 * torch.randn(300, 64)).requires_grad_()
+    items = (0.3 * torch.randn(500, 64) + 20 * torch.randn(64)).requires_grad_()
+    bias = torch.randn(500).requires_grad_()
+    target = torch.randint(0, 500, (300,))
+    wanted = F.cross_entropy((h.double() @ items.double().T + bias.double()), target)
+    found = loss(h, items, target, bias, torch.bfloat16)
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=2e-3)
+    exact, low = (torch.autograd.grad(value, (h, items, bias)) for value in (wanted, found))
+    for a, b in zip(exact, low, strict=True):
+        assert float((a - b).norm() / a.norm()) < 0.01
+    assert float(low[1].sum(0).abs().max()) < 1e-6
