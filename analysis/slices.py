@@ -52,13 +52,13 @@ Slicer = Callable[[Panel], Slicing]
 
 
 def whole_number_slices(name: str, values: NDArray[Any], edges: Sequence[float], unit: str) -> Slicing:
-    """Slices ``<= e0``, ``e0+1 .. e1``, ..., ``> e_last`` of whole numbers."""
+    """Slices ``<= e0``, ``e0+1 .. e1``, ..., ``> e_last`` of counts."""
     codes = np.searchsorted(np.asarray(edges, dtype=float), values, side="left")
     labels = []
     for i, edge in enumerate([*edges, None]):
         low = edges[i - 1] + 1 if i else None
         if low is None:
-            text = f"\u2264 {edge:g}"
+            text = f"\u2264 {edge:g}" if edge else "0"
         elif edge is None:
             text = f"> {edges[-1]:g}"
         else:

@@ -102,13 +102,15 @@ def revealed_figure(run: StudyRun) -> Figure:
             axes.axhline(0, color=GREY, lw=0.8)
             axes.grid(axis="y", color=LIGHT, lw=0.4)
             for number, variant in enumerate(variants):
+                aside = 0.16 * (number - (len(variants) - 1) / 2)
                 own = [g for g in run.gains if g.line == (dataset, backbone, variant) and g.result]
                 learned = [(float(g.x), g.result) for g in own if isinstance(g.x, int | float) and g.result]
-                _points(axes, learned, number, colour[variant], "-", f"{variant}, learned")
+                _points(axes, learned, aside, number, colour[variant], "-", f"{variant}, learned")
                 levels = shown.get((dataset, backbone, variant))
                 if levels is not None:
                     unseen = _by_k(run, levels)
-                    _points(axes, unseen, number, colour[variant], LINES[3], f"{variant}, {NEVER}")
+                    label = f"{variant}, {NEVER}"
+                    _points(axes, unseen, aside + 0.08, number, colour[variant], LINES[3], label)
                 for g in own:
                     if g.x == EVERYBODY and g.result:
                         axes.axhline(g.result.estimate, color=colour[variant], ls="--", lw=0.8)
@@ -130,9 +132,15 @@ def _by_k(run: StudyRun, s: SliceComparison) -> list[tuple[float, TestResult]]:
 
 
 def _points(
-    axes: Axes, found: Sequence[tuple[float, TestResult]], number: int, colour: str, line: Any, label: str
+    axes: Axes,
+    found: Sequence[tuple[float, TestResult]],
+    aside: float,
+    number: int,
+    colour: str,
+    line: Any,
+    label: str,
 ) -> None:
-    moved = [(k + 0.08 * number, r) for k, r in found]
+    moved = [(k + aside, r) for k, r in found]
     fill = colour if line == "-" else "white"
     error_bars(axes, moved, number, colour, clip_text(label, 30), ls=line, mfc=fill)
 

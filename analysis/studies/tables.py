@@ -59,13 +59,15 @@ def gains(run: StudyRun) -> Table:
 
 
 def _ordered(gains: list[Gain]) -> list[Gain]:
-    """By dataset, backbone and series as they come, then by place."""
+    """By dataset, backbone and series as they come; named places as they come, then numbers by size."""
     lines = list(dict.fromkeys(g.line for g in gains))
     places = {g.x: i for i, g in enumerate(gains)}
 
-    def key(gain: Gain) -> tuple[int, float]:
+    def key(gain: Gain) -> tuple[int, bool, float]:
         x = gain.x
-        return lines.index(gain.line), float(x) if isinstance(x, int | float) else places[x]
+        if isinstance(x, int | float):
+            return lines.index(gain.line), True, float(x)
+        return lines.index(gain.line), False, places[x]
 
     return sorted(gains, key=key)
 

@@ -11,7 +11,15 @@ from synthetic import latent_ranks, write_experiment
 
 from analysis.comparison import compare
 from analysis.load import Results, load_results
-from analysis.slices import by_history, by_new_users, by_popularity, by_value, compare_slices, slice_frame
+from analysis.slices import (
+    by_history,
+    by_new_users,
+    by_popularity,
+    by_value,
+    compare_slices,
+    slice_frame,
+    whole_number_slices,
+)
 from recbole_kd.errors import SpecError
 
 
@@ -22,6 +30,12 @@ def test_history_edges_by_hand(results: Results) -> None:
     lengths = panel.targets["train_len"].to_numpy()
     expected = np.select([lengths <= 5, lengths <= 10, lengths <= 11], [0, 1, 2], 3)
     np.testing.assert_array_equal(slicing.codes, expected)
+
+
+def test_a_count_of_nothing_is_called_so() -> None:
+    slicing = whole_number_slices("item", np.array([0, 1, 9]), [0, 5], "uses")
+    assert slicing.labels == ("0 uses", "1\u20135 uses", "> 5 uses")
+    assert list(slicing.codes) == [0, 1, 2]
 
 
 def test_history_quantiles_are_even(results: Results) -> None:

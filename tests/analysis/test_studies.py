@@ -22,6 +22,7 @@ from analysis.studies.gains import layout_of, trends
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.run import load_study_run
 from analysis.studies.sentences import answer
+from analysis.studies.tables import gains
 from recbole_kd.errors import SpecError, StoreError
 from tests.analysis.synthetic import latent_ranks, write_experiment
 
@@ -76,6 +77,12 @@ def test_one_family_over_all_parts(tmp_path):
     wanted = multipletests(raw, method="holm")[1]
     assert [g.result.p_corrected for g in run.gains] == pytest.approx(wanted)
     assert [(g.series, g.x) for g in run.gains] == [("kd", 1), ("other", 1), ("kd", 2), ("other", 2)]
+
+
+def test_named_places_come_before_numbers(tmp_path):
+    parts = [(x, {"kd": 0.1, "other": 0.2}) for x in ("everybody", "never seen", 3, 1, 2)]
+    frame = gains(load_study_run(write_study(tmp_path, {}, [], parts))).frame
+    assert list(frame["x"]) == 2 * ["everybody", "never seen", 1, 2, 3]
 
 
 def test_trend_within_users_by_hand(falling):
