@@ -55,7 +55,7 @@ def test_every_train_item_is_hidden_sooner_or_later_and_every_piece_carries_a_lo
 
 def test_the_last_block_at_masked_positions_is_the_last_block():
     """Same states and same gradients as the whole block, of which the masked positions are then taken."""
-    model = student("BERT4Rec")
+    model = student("BERT4Rec").double()  # in float32 some gradients are mere rounding on AVX512
     batches = SequenceBatches(
         sequences([[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 5, 7, 9]]), MAX_LEN, 4, shift=False, packed=True
     )

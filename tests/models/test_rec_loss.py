@@ -60,7 +60,7 @@ def test_a_large_catalogue_is_tiled_within_float32_tolerance(monkeypatch):
     for a, b in zip(
         torch.autograd.grad(got, (state, items)), torch.autograd.grad(want, (state, items)), strict=True
     ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # 1e-3 in size; sums end differently on AVX512
     assert exact_cross_entropy(state[:0], items, target[:0]) == 0
 
 
