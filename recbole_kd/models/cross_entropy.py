@@ -83,14 +83,16 @@ def lower(h: Tensor, items: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, 
 
 
 def subtract_targets(
-    grads: tuple[Tensor, Tensor, Tensor | None], h: Tensor, items: Tensor, target: Tensor
+    grads: tuple[Tensor, Tensor, Tensor | None], h: Tensor, items: Tensor, target: Tensor, mean: Tensor | None
 ) -> None:
-    """Add the part of the targets to gradients of the log of the denominators, in place."""
+    """Make gradients of the denominators' log those of the loss, in place; ``mean`` is :func:`lower`'s."""
     grad_h, grad_items, grad_bias = grads
-    grad_h -= items[target]
+    grad_h -= items[target] if mean is None else items[target] - mean
     grad_items.index_add_(0, target, h, alpha=-1)
     if grad_bias is not None:
         grad_bias.index_add_(0, target, torch.ones_like(h[:, 0]), alpha=-1)
+    if mean is not None:
+        grad_items -= grad_items.mean(0)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
@@ -128,8 +130,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += share.sum(0)
         if mean is not None and grad_h is not None and grad_items is not None:
-            subtract_targets((grad_h, grad_items, grad_bias), h, items - mean, target)
-            grad_items -= grad_items.mean(0)
+            subtract_targets((grad_h, grad_items, grad_bias), h, items, target, mean)
         ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n
         return total / n
 

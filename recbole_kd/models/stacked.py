@@ -300,7 +300,7 @@ class _StackedCrossEntropy(torch.autograd.Function):
             grad_items += torch.bmm(low.transpose(1, 2), block)
         if mean is not None:
             place = target[..., None].expand_as(h)
-            grad_h -= (items - mean).gather(1, place) * weight[..., None]
+            grad_h -= (items.gather(1, place) - mean) * weight[..., None]
             grad_items.scatter_add_(1, place, h * -weight[..., None])
             grad_items -= grad_items.mean(1, keepdim=True)
             if grad_bias is not None:

@@ -99,10 +99,7 @@ class _Tiled(torch.autograd.Function):
                 grad_h[some] += low @ low_items[part]
                 grad_items[part] += low.t() @ block
         if grad_h is not None and grad_items is not None:
-            subtract_targets((grad_h, grad_items, grad_bias), h, items, target)
-            if mean is not None:
-                grad_h += mean  # the tiles were of items without it
-                grad_items -= grad_items.mean(0)
+            subtract_targets((grad_h, grad_items, grad_bias), h, items, target, mean)
         n = max(1, len(target))
         ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n
         return total / n
