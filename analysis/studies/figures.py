@@ -14,6 +14,7 @@ from analysis.figures.style import (
     COLOURS,
     GREY,
     LIGHT,
+    LINES,
     MARKERS,
     clip_text,
     colours,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 FigureMaker = Callable[["StudyRun"], Figure]
 
-_DASHES = ("--", ":", "-.")
+_DASHES = LINES[1:4]
 
 
 def curve(run: StudyRun) -> Figure:
