@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_kd.benchmark.child import in_child
+from recbole_kd.benchmark.child import Child, in_child
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.spec import CellSpec, PlannedCell
@@ -31,6 +31,7 @@ from recbole_kd.strict import digest
 
 # Raised when the layout of a stored split changes.
 _FORMAT = 1
+_WHAT = "builds splits and teachers"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Artefacts:
     teacher: Path | None
     coverage: float | None
     inputs: dict[str, str] | None = None
+
+
+Builder = Callable[[Path, Sequence[PlannedCell]], dict[str, Artefacts]]
+BuilderBeside = Callable[[Path, Sequence[PlannedCell]], Child[dict[str, Artefacts]]]
 
 
 def split_key(cell: CellSpec) -> str:
@@ -207,7 +212,29 @@ def build_in_child(results: Path, planned: Sequence[PlannedCell]) -> dict[str, A
     UserError
         As :func:`build`; or the process was killed.
     """
-    return in_child("builds splits and teachers", build, results, list(planned))
+    return in_child(_WHAT, build, results, list(planned))
+
+
+def build_beside(results: Path, planned: Sequence[PlannedCell]) -> Child[dict[str, Artefacts]]:
+    """Start :func:`build` in a process of its own, on one thread, while others train."""
+    return Child(_WHAT, _build_on_one_thread, results, list(planned), relayed=True)
+
+
+def _build_on_one_thread(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:
+    from recbole_kd.benchmark.executor import limit_threads
+
+    limit_threads()
+    return build(results, planned)
+
+
+def builders(*, in_process: bool) -> tuple[Builder, BuilderBeside | None]:
+    """How a sweep gets its files: all before the first cell, and if it may, while cells run."""
+    return (build, None) if in_process else (build_in_child, build_beside)
+
+
+def needs_building(cell: CellSpec) -> bool:
+    """Whether a cell reads more than its split: profiles, lists, item vectors, pre-trained weights."""
+    return any(part is not None for part in (cell.teacher, cell.lists, cell.inputs, cell.ranker))
 
 
 def read_split(path: Path) -> Split:

@@ -5,47 +5,121 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
 
 from recbole_kd.errors import StoreError
 
 T = TypeVar("T")
 
 
-def in_child(what: str, function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a fresh process, so that its memory (a language model's) is given back.
+class Child(Generic[T]):
+    """A function at work in a fresh process, so that its memory (a language model's) is given back.
 
     However this process ends, the other one ends with it: it would hold locks that the next run waits for.
+    As a context it ends with the block, finished or not.
 
     Parameters
     ----------
     what : str
         What the process does, for the error: "builds splits".
     function : callable
-        Importable by name; arguments and result are pickled.
+        Importable by name; arguments, result and errors are pickled.
+    relayed : bool
+        What it prints goes line by line through ``sys.stderr`` of this process, which may be showing a
+        progress bar; otherwise it writes to the terminal itself.
+    """
+
+    def __init__(self, what: str, function: Callable[..., T], *args: Any, relayed: bool = False) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._what = what
+        self._answer, answering = context.Pipe(duplex=False)
+        reading, printing = context.Pipe(duplex=False) if relayed else (None, None)
+        self._process = context.Process(target=_serve, args=(answering, printing, function, args))
+        self._process.start()
+        answering.close()  # so that the end of the process is the end of the pipe
+        if reading is not None and printing is not None:
+            printing.close()
+            threading.Thread(target=_relay, args=(reading,), daemon=True).start()
+
+    def done(self) -> bool:
+        """Whether :meth:`result` returns, or raises, without waiting."""
+        return self._answer.poll()
+
+    def result(self) -> T:
+        """What the function returned; waits for it.
+
+        Raises
+        ------
+        StoreError
+            The process was killed. Whatever the function raised is raised here.
+        """
+        try:
+            fine, answer = self._answer.recv()
+        except EOFError:
+            raise StoreError(f"the process that {self._what} was killed (out of memory?)") from None
+        if fine:
+            result: T = answer
+            return result
+        error, trace = answer
+        raise error from _InChild(trace)
+
+    def __enter__(self) -> Child[T]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self.done():
+            self._process.kill()  # everything is written atomically
+        self._process.join()
+        self._answer.close()
+
+
+def in_child(what: str, function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a :class:`Child` and wait for it.
 
     Raises
     ------
     StoreError
         The process was killed. Whatever ``function`` raises is raised here.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin) as pool:
-        try:
-            return pool.submit(function, *args).result()
-        except BrokenProcessPool as error:
-            raise StoreError(f"the process that {what} was killed (out of memory?)") from error
+    with Child(what, function, *args) as child:
+        return child.result()
 
 
-def _begin() -> None:
+class _InChild(Exception):
+    """Traceback of the other process, as the cause of an error."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _serve(
+    answering: Connection, printing: Connection | None, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if printing is not None:
+        os.dup2(printing.fileno(), 2)
+        printing.close()
     # Standard output belongs to the driver (--json); what a builder prints goes beside it.
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer: tuple[bool, Any] = True, function(*args)
+    except BaseException as error:
+        answer = False, (error, traceback.format_exc())
+    answering.send(answer)
+
+
+def _relay(reading: Connection) -> None:
+    """Print what the other process prints until it ends."""
+    with os.fdopen(os.dup(reading.fileno()), errors="replace") as lines:
+        reading.close()
+        for line in lines:
+            sys.stderr.write(line)
 
 
 def _end_with_parent() -> None:

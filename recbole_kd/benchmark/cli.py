@@ -133,14 +133,16 @@ def sweep(
     said: Reporter,
 ) -> None:
     """Run cells of an experiment and turn the result into an exit status."""
-    from recbole_kd.benchmark.artefacts import build, build_in_child
+    from recbole_kd.benchmark.artefacts import builders
     from recbole_kd.benchmark.placement import make_engine
     from recbole_kd.benchmark.sweep import run_sweep
 
-    builder = build if where.workers == 0 else build_in_child
+    build, beside = builders(in_process=where.workers == 0)
     engine, device = make_engine(where)
     try:
-        done = run_sweep(experiment, results, engine, said, device=device, cells=cells, build=builder)
+        done = run_sweep(
+            experiment, results, engine, said, device=device, cells=cells, build=build, build_beside=beside
+        )
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command runs the rest", err=True)
         raise typer.Exit(130) from None

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +21,35 @@ CellFunction = Callable[[CellTask], Outcome]
 Outcomes = Generator[Outcome, None, None]
 # Seconds between two looks at a cell that another driver is working on.
 _BUSY_PAUSE = 1.0
+# Seconds between two looks at tasks that are not ready.
+_LATE_PAUSE = 0.2
 # How often a worker may die under the same cell before that cell is called failed.
 _ALLOWED_DEATHS = 3
+# Added to the turn of a cell that another driver is working on: everything else comes first.
+_BEHIND = 1_000_000
+
+
+class Late(Protocol):
+    """Tasks that are not ready when a run begins.
+
+    Attributes
+    ----------
+    count : int
+        How many there will be.
+    taken : bool
+        They have been handed over.
+    """
+
+    count: int
+    taken: bool
+
+    def ready(self) -> bool:
+        """Whether :meth:`take` returns, or raises, without waiting."""
+        ...
+
+    def take(self) -> Sequence[CellTask]:
+        """Hand them over, once; waits for them."""
+        ...
 
 
 class Engine(Protocol):
@@ -34,10 +61,13 @@ class Engine(Protocol):
         Cells at a time.
     remote : bool
         It runs already and belongs to somebody else: how many workers it has is known once it is entered.
+    overlaps : bool
+        Cells may run while this machine is still building files for others.
     """
 
     workers: int
     remote: bool
+    overlaps: bool
 
     def __enter__(self) -> Engine:
         """Keep workers between several calls of ``run``."""
@@ -47,7 +77,7 @@ class Engine(Protocol):
         """Let the workers go."""
         ...
 
-    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+    def run(self, tasks: Sequence[CellTask], late: Late | None = None) -> Outcomes:
         """Run every task; ``busy`` outcomes have been tried again until they ended otherwise."""
         ...
 
@@ -57,6 +87,7 @@ class SerialEngine:
 
     workers = 1
     remote = False
+    overlaps = False
 
     def __init__(self, function: CellFunction = run_cell) -> None:
         self._function = function
@@ -67,9 +98,9 @@ class SerialEngine:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+    def run(self, tasks: Sequence[CellTask], late: Late | None = None) -> Outcomes:
         """See :class:`Engine`."""
-        waiting = list(tasks)
+        waiting = [*tasks, *(late.take() if late else ())]
         while waiting:
             busy = []
             for task in waiting:
@@ -118,6 +149,8 @@ class DaskEngine:
     ) -> None:
         self.workers = len(gpus) or workers
         self.remote = scheduler is not None
+        # A language model that writes profiles wants the whole of a GPU.
+        self.overlaps = not gpus
         self._scheduler = scheduler
         self._gpus = list(gpus)
         self._resources = resources
@@ -126,14 +159,15 @@ class DaskEngine:
         self._slurm, self._per_gpu = slurm, per_gpu
         self._kept: tuple[ExitStack, Any] | None = None
 
-    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+    def run(self, tasks: Sequence[CellTask], late: Late | None = None) -> Outcomes:
         """See :class:`Engine`."""
         if self._kept is not None:
-            yield from self._drain(self._kept[1], tasks)
+            yield from self._drain(self._kept[1], tasks, late)
             return
         with ExitStack() as stack:
-            client = self._client(stack, min(self.workers, len(tasks)))
-            yield from self._drain(client, tasks)
+            count = len(tasks) + (late.count if late else 0)
+            client = self._client(stack, min(self.workers, count))
+            yield from self._drain(client, tasks, late)
 
     def __enter__(self) -> DaskEngine:
         stack = ExitStack()
@@ -145,36 +179,34 @@ class DaskEngine:
             self._kept[0].close()
             self._kept = None
 
-    def _drain(self, client: Any, tasks: Sequence[CellTask]) -> Outcomes:
+    def _drain(self, client: Any, tasks: Sequence[CellTask], late: Late | None) -> Outcomes:
         from distributed import as_completed
 
         by_key: dict[str, CellTask] = {}
-        futures = [self._submit(client, task, -i, by_key) for i, task in enumerate(tasks)]
-        stream = as_completed(futures, loop=client.loop)
-        for future in stream:
-            task = by_key[future.key]
+
+        def submit(task: CellTask, pause: float = 0.0) -> Any:
+            key = f"cell-{task.cell}-{uuid.uuid4().hex}"
+            by_key[key] = task
+            return client.submit(
+                _paused,
+                self._function,
+                task,
+                pause,
+                key=key,
+                priority=-task.turn - (_BEHIND if pause else 0),
+                pure=False,
+                resources=self._resources,
+            )
+
+        stream = as_completed([submit(task) for task in tasks], loop=client.loop)
+        for future in _ended(stream, late, submit):
+            task = by_key.pop(future.key)
             outcome = _outcome(future, task)
             if outcome.status == BUSY:
-                stream.add(self._submit(client, task, -len(by_key), by_key, pause=_BUSY_PAUSE))
+                stream.add(submit(task, _BUSY_PAUSE))
             else:
                 yield outcome
             future.release()
-
-    def _submit(
-        self, client: Any, task: CellTask, priority: int, by_key: dict[str, CellTask], pause: float = 0.0
-    ) -> Any:
-        key = f"cell-{task.cell}-{uuid.uuid4().hex}"
-        by_key[key] = task
-        return client.submit(
-            _paused,
-            self._function,
-            task,
-            pause,
-            key=key,
-            priority=priority,
-            pure=False,
-            resources=self._resources,
-        )
 
     def _client(self, stack: ExitStack, workers: int) -> Any:
         import dask
@@ -227,6 +259,18 @@ class DaskEngine:
         }
         scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
         return SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=logging.CRITICAL)
+
+
+def _ended(stream: Any, late: Late | None, submit: Callable[[CellTask], Any]) -> Iterator[Any]:
+    """Futures in the order in which they end; late tasks join them as soon as they are ready."""
+    while late is not None and not late.taken:
+        if stream.has_ready():
+            yield next(stream)
+        elif late.ready() or stream.is_empty():
+            stream.update([submit(task) for task in late.take()])
+        else:
+            time.sleep(_LATE_PAUSE)
+    yield from stream
 
 
 def _paused(function: CellFunction, task: CellTask, pause: float) -> Outcome:

@@ -58,7 +58,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class CellTask:
-    """Everything that a worker needs; plain values, so that it travels between machines."""
+    """Everything that a worker needs; plain values, so that it travels between machines.
+
+    ``turn`` is its place in the sweep: of the tasks at hand the one with the lowest starts first.
+    """
 
     results: str
     cell: str
@@ -70,6 +73,7 @@ class CellTask:
     metrics: tuple[str, ...]
     inputs: dict[str, str] | None = None
     diagnostics: dict[str, Any] | None = None
+    turn: int = 0
 
     @classmethod
     def build(
@@ -82,6 +86,7 @@ class CellTask:
         device: str,
         metrics: tuple[str, ...],
         diagnostics: DiagnosticsSpec | None = None,
+        turn: int = 0,
     ) -> CellTask:
         """Make the task of a planned cell."""
         teacher = None if files.teacher is None else str(files.teacher.resolve())
@@ -96,6 +101,7 @@ class CellTask:
             metrics,
             files.inputs,
             None if diagnostics is None else diagnostics.canonical(),
+            turn,
         )
 
 

@@ -162,7 +162,9 @@ def _pretrain(
 
     from recbole_kd.baselines.pretraining import merge as merged
     from recbole_kd.baselines.pretraining import pretrain
+    from recbole_kd.benchmark.executor import limit_threads
 
+    limit_threads()  # as every training: with two threads beside other work a step took seven times as long
     said = (cell.inputs or {})[PRETRAIN]
     spec = PretrainSpec(datasets=[c["dataset"]["name"] for c in said["corpora"]], **said["spec"])
     corpus = merged([_part(results, cell, c, spec) for c in said["corpora"]])

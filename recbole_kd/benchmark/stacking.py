@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.artefacts import read_split
-from recbole_kd.benchmark.engines import Outcomes
+from recbole_kd.benchmark.engines import Late, Outcomes
 from recbole_kd.benchmark.executor import BUSY, CellTask, limit_threads, run_cell
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.strict import digest
@@ -34,6 +34,7 @@ class StackedEngine:
 
     workers = 1
     remote = False
+    overlaps = False
 
     def __enter__(self) -> StackedEngine:
         return self
@@ -41,9 +42,9 @@ class StackedEngine:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def run(self, tasks: Sequence[CellTask]) -> Outcomes:
+    def run(self, tasks: Sequence[CellTask], late: Late | None = None) -> Outcomes:
         """See :class:`recbole_kd.benchmark.engines.Engine`."""
-        for group in grouped(tasks):
+        for group in grouped([*tasks, *(late.take() if late else ())]):
             begin = time.perf_counter()
             results = _train(group)
             share = (time.perf_counter() - begin) / len(group)

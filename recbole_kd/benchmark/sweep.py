@@ -6,24 +6,30 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from recbole_kd.benchmark import record, rundir
-from recbole_kd.benchmark.artefacts import Artefacts, build_in_child
+from recbole_kd.benchmark.artefacts import (
+    Artefacts,
+    Builder,
+    BuilderBeside,
+    build_in_child,
+    needs_building,
+)
+from recbole_kd.benchmark.child import Child
 from recbole_kd.benchmark.console import Reporter, first_line
 from recbole_kd.benchmark.engines import Engine, Outcomes
 from recbole_kd.benchmark.executor import FAILED, CellTask, Outcome
-from recbole_kd.benchmark.plan import CellState, Plan, make_plan, tidy
+from recbole_kd.benchmark.late_tasks import LateTasks
+from recbole_kd.benchmark.plan import EXISTS, CellState, Plan, make_plan, tidy
 from recbole_kd.benchmark.rankers import needs, with_retrievers
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.errors import StoreError, UserError
-
-Builder = Callable[[Path, Sequence[PlannedCell]], dict[str, Artefacts]]
 
 
 @dataclass
@@ -58,6 +64,7 @@ def run_sweep(
     device: str,
     cells: Sequence[PlannedCell] | None = None,
     build: Builder = build_in_child,
+    build_beside: BuilderBeside | None = None,
     figures: bool = True,
 ) -> SweepResult:
     """Run the missing cells of an experiment.
@@ -68,30 +75,33 @@ def run_sweep(
         Only these (``--only``); the record and the tables still name every cell of the experiment.
     build : callable
         Makes the files that cells share: ``(results, planned cells) -> {cell digest: Artefacts}``.
+    build_beside : callable or None
+        Starts to make them in another process. With it, and an engine that ``overlaps``, a first sweep trains
+        what needs a split only while profiles, item vectors and the like of the others are made.
     figures : bool
         Draw the figure too.
 
     Raises
     ------
     UserError
-        Something the user can mend, found before any cell ran; nothing is left behind.
+        Something the user can mend, found before any cell ran that could suffer from it; unless cells were
+        finished meanwhile, nothing is left behind.
     """
     created = [path for path in (results, *results.parents) if not path.exists()]
     with ExitStack() as kept:
         try:
             every = {cell.cell: cell for cell in experiment.cells}
             chosen = with_retrievers(list(experiment.cells if cells is None else cells), every)
-            plan, artefacts = _ready(chosen, results, reporter, engine, build, kept)
-            _note_coverage(plan, artefacts, reporter)
+            plan, files = _ready(chosen, results, reporter, engine, (build, build_beside), kept)
+            sweep = SweepResult(record.folder(results, experiment.name), reused=plan.count(EXISTS))
+            _record(results, experiment, sweep)
+            with reporter.running(
+                len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
+            ):
+                _run(plan, files, experiment, results, engine, reporter, device, sweep)
         except UserError:
             _undo(created)
             raise
-        sweep = SweepResult(record.folder(results, experiment.name), reused=plan.count("exists"))
-        _record(results, experiment, sweep)
-        with reporter.running(
-            len({s.cell for s in plan.states}), sweep.reused, plan.seconds_left(engine.workers)
-        ):
-            _run(plan, artefacts, experiment, results, engine, reporter, device, sweep)
     _finish(experiment, results, reporter, sweep, figures)
     return sweep
 
@@ -113,15 +123,23 @@ def _finish(
     reporter.table(sweep.folder, final=True)
 
 
+@dataclass
+class _Files:
+    """What cells read: what is made, by cell, and what another process is still making."""
+
+    made: dict[str, Artefacts]
+    making: Child[dict[str, Artefacts]] | None = None
+
+
 def _ready(
     chosen: Sequence[PlannedCell],
     results: Path,
     reporter: Reporter,
     engine: Engine,
-    build: Builder,
+    builders: tuple[Builder, BuilderBeside | None],
     kept: ExitStack,
-) -> tuple[Plan, dict[str, Artefacts]]:
-    """Plan, and the files of the cells to run, made before the first of them starts.
+) -> tuple[Plan, _Files]:
+    """Plan, and the files of the cells to run, made before the first of them starts or beside the first.
 
     A running cluster is asked before anything is built, and only if there is something to run: its workers
     are counted in the estimate, a wrong address is found at once. A teacher that is written anew may differ
@@ -130,9 +148,10 @@ def _ready(
     Parameters
     ----------
     kept : ExitStack
-        Holds a cluster that was entered until the sweep ends.
+        Holds a cluster that was entered, and a process that builds, until the sweep ends.
     """
-    artefacts: dict[str, Artefacts] = {}
+    build, build_beside = builders
+    files = _Files({})
     asked = not engine.remote
     while True:
         plan = make_plan(chosen, results)
@@ -142,19 +161,32 @@ def _ready(
         if todo and not asked:
             kept.enter_context(engine)
             asked = True
-        fresh = [cell for cell in todo if cell.cell not in artefacts]
-        if fresh or not artefacts:
+        fresh = [cell for cell in todo if cell.cell not in files.made]
+        if fresh or not files.made:
             reporter.planned(plan, engine.workers)
         if not fresh:
-            return plan, artefacts
+            return plan, files
         _check_writable(results)
-        artefacts |= build(results, fresh)
+        slow = [cell for cell in fresh if needs_building(cell.spec)]
+        if build_beside is not None and engine.overlaps and _may_overlap(plan, slow):
+            files.made |= build(results, [cell for cell in fresh if not needs_building(cell.spec)])
+            files.making = kept.enter_context(build_beside(results, slow))
+            return plan, files
+        files.made |= build(results, fresh)
+
+
+def _may_overlap(plan: Plan, slow: Sequence[PlannedCell]) -> bool:
+    """Whether there are cells of both kinds, and none exists whose teacher may turn out to be another one."""
+    existing = (s for s in plan.states if s.status == EXISTS)
+    return 0 < len(slow) < len(plan.todo()) and not any(needs_building(s.planned.spec) for s in existing)
 
 
 def _note_coverage(plan: Plan, artefacts: dict[str, Artefacts], reporter: Reporter) -> None:
     """Name every teacher that does not know all users: the others contribute nothing to distillation."""
     said = set()
     for state in plan.todo():
+        if state.cell not in artefacts:
+            continue
         label, coverage = state.planned.label, artefacts[state.cell].coverage
         if coverage is not None and coverage < 1 and (label.dataset, label.variant) not in said:
             said.add((label.dataset, label.variant))
@@ -169,7 +201,7 @@ def _check_writable(results: Path) -> None:
 
 def _run(
     plan: Plan,
-    artefacts: dict[str, Artefacts],
+    files: _Files,
     experiment: Experiment,
     results: Path,
     engine: Engine,
@@ -180,9 +212,23 @@ def _run(
     todo = {state.cell: state for state in plan.todo()}
     if not todo:
         return
-    tasks = [_task(state, artefacts[cell], experiment, results, device) for cell, state in todo.items()]
+    turns = {cell: turn for turn, cell in enumerate(todo)}
+    last: list[CellTask] = []  # re-rank what other cells retrieve
+
+    def ready(made: dict[str, Artefacts]) -> list[CellTask]:
+        _note_coverage(plan, made, reporter)
+        first: list[CellTask] = []
+        for cell in (cell for cell in todo if cell in made):
+            task = _task(todo[cell], made[cell], experiment, results, device, turns[cell])
+            (first if needs(todo[cell].planned.spec) is None else last).append(task)
+        return first
+
+    late = None
+    if files.making is not None:
+        late = LateTasks(files.making, len(todo) - len(files.made), ready)
+    first = ready(files.made)
     waiting = Counter(_group(state) for state in todo.values())
-    with _terminate_as_interrupt(), closing(_in_turn(engine, tasks, todo)) as outcomes:
+    with _terminate_as_interrupt(), closing(_in_turn(engine, first, late, last)) as outcomes:
         for raw in outcomes:
             state, outcome = todo[raw.cell], _checked(raw, results)
             if outcome.status == FAILED:
@@ -198,14 +244,16 @@ def _run(
     _record(results, experiment, sweep)
 
 
-def _in_turn(engine: Engine, tasks: Sequence[CellTask], todo: dict[str, CellState]) -> Outcomes:
-    """Outcomes of all tasks; what re-ranks starts when the cells that retrieve have ended."""
-    later = [task for task in tasks if needs(todo[task.cell].planned.spec) is not None]
-    first = [task for task in tasks if needs(todo[task.cell].planned.spec) is None]
-    for wave in (first, later):
-        if wave:
-            with closing(engine.run(wave)) as outcomes:
-                yield from outcomes
+def _in_turn(
+    engine: Engine, first: Sequence[CellTask], late: LateTasks | None, last: Sequence[CellTask]
+) -> Outcomes:
+    """Outcomes of all tasks; ``last`` may still grow while the others run."""
+    if first or late is not None:
+        with closing(engine.run(first, late)) as outcomes:
+            yield from outcomes
+    if last:
+        with closing(engine.run(last)) as outcomes:
+            yield from outcomes
 
 
 def _record(results: Path, experiment: Experiment, sweep: SweepResult) -> None:
@@ -223,7 +271,9 @@ def _group(state: CellState) -> tuple[str, str]:
     return state.planned.label.dataset, state.planned.label.backbone
 
 
-def _task(state: CellState, files: Artefacts, experiment: Experiment, results: Path, device: str) -> CellTask:
+def _task(
+    state: CellState, files: Artefacts, experiment: Experiment, results: Path, device: str, turn: int
+) -> CellTask:
     planned = state.planned
     spec = experiment.spec
     return CellTask.build(
@@ -235,6 +285,7 @@ def _task(state: CellState, files: Artefacts, experiment: Experiment, results: P
         device,
         tuple(spec.metrics),
         spec.diagnostics,
+        turn,
     )
 
 

@@ -257,9 +257,16 @@ def _run(
     artefacts |= build(results, [c for c in missing.values() if c.cell not in artefacts])
     tasks = [
         CellTask.build(
-            results, c.cell, c.label, c.spec, artefacts[c.cell], device, (c.spec.student.train.valid_metric,)
+            results,
+            c.cell,
+            c.label,
+            c.spec,
+            artefacts[c.cell],
+            device,
+            (c.spec.student.train.valid_metric,),
+            turn=turn,
         )
-        for c in missing.values()
+        for turn, c in enumerate(missing.values())
     ]
     for outcome in engine.run(tasks):
         outcomes[outcome.cell] = (outcome.error or "failed") if outcome.status == FAILED else None

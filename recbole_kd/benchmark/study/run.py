@@ -22,16 +22,18 @@ def run_parts(study: Study, results: Path, where: Where, reporter: Reporter) -> 
     UserError
         Bad input, or the disk is full.
     """
-    from recbole_kd.benchmark.artefacts import build, build_in_child
+    from recbole_kd.benchmark.artefacts import builders
     from recbole_kd.benchmark.placement import make_engine
     from recbole_kd.benchmark.sweep import run_sweep
 
     study.write_record(results)
     failed = 0
-    builder = build if where.workers == 0 else build_in_child
+    build, beside = builders(in_process=where.workers == 0)
     for part in study.parts:
         engine, device = make_engine(where)
-        done = run_sweep(part.experiment, results, engine, reporter, device=device, build=builder)
+        done = run_sweep(
+            part.experiment, results, engine, reporter, device=device, build=build, build_beside=beside
+        )
         if done.unwritten is not None:
             raise StoreError(done.unwritten)
         failed += len(done.failures)
