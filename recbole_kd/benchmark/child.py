@@ -40,6 +40,7 @@ class Child(Generic[T]):
         self._answer, answering = context.Pipe(duplex=False)
         reading, printing = context.Pipe(duplex=False) if relayed else (None, None)
         self._process = context.Process(target=_serve, args=(answering, printing, function, args))
+        self._answered = False
         self._process.start()
         answering.close()  # so that the end of the process is the end of the pipe
         if reading is not None and printing is not None:
@@ -62,6 +63,7 @@ class Child(Generic[T]):
             fine, answer = self._answer.recv()
         except EOFError:
             raise StoreError(f"the process that {self._what} was killed (out of memory?)") from None
+        self._answered = True
         if fine:
             result: T = answer
             return result
@@ -72,7 +74,7 @@ class Child(Generic[T]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self.done():
+        if not self._answered:  # at work, or waiting for somebody to read its answer
             self._process.kill()  # everything is written atomically
         self._process.join()
         self._answer.close()

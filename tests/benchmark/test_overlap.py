@@ -185,9 +185,12 @@ def test_what_the_process_prints_goes_through_the_driver(monkeypatch, tmp_path):
     assert "".join(said) == "three\nlines\nlong\n"
 
 
-def test_leaving_the_block_ends_the_process():
-    with Child("sleeps", time.sleep, 600, relayed=True) as child:
-        assert not child.done()
+@pytest.mark.parametrize(("function", "argument"), [(time.sleep, 600), (bytes, 10_000_000)])
+def test_leaving_the_block_ends_the_process(function, argument):
+    with Child("works", function, argument, relayed=True) as child:
+        if function is bytes:  # more than a pipe holds, and nobody reads it
+            while not child.done():
+                time.sleep(0.01)
         process = child._process
     assert process.exitcode is not None
 
