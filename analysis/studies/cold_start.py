@@ -101,14 +101,17 @@ def revealed_figure(run: StudyRun) -> Figure:
         for axes, (dataset, backbone) in zip(panels, groups, strict=False):
             axes.axhline(0, color=GREY, lw=0.8)
             axes.grid(axis="y", color=LIGHT, lw=0.4)
+            measured: set[float] = set()
             for number, variant in enumerate(variants):
                 aside = 0.16 * (number - (len(variants) - 1) / 2)
                 own = [g for g in run.gains if g.line == (dataset, backbone, variant) and g.result]
                 learned = [(float(g.x), g.result) for g in own if isinstance(g.x, int | float) and g.result]
+                measured.update(k for k, _ in learned)
                 _points(axes, learned, aside, number, colour[variant], "-", f"{variant}, learned")
                 levels = shown.get((dataset, backbone, variant))
                 if levels is not None:
                     unseen = _by_k(run, levels)
+                    measured.update(k for k, _ in unseen)
                     label = f"{variant}, {NEVER}"
                     _points(axes, unseen, aside + 0.08, number, colour[variant], LINES[3], label)
                 for g in own:
@@ -119,6 +122,8 @@ def revealed_figure(run: StudyRun) -> Figure:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=5.8, ncols=2)
             axes.set_xlabel("interactions that a newcomer reveals")
+            if measured:
+                axes.set_xticks(sorted(measured), [f"{k:g}" for k in sorted(measured)])
     return figure
 
 
