@@ -160,10 +160,14 @@ def answer(run: StudyRun) -> list[str]:
             "So fresh profiles cannot be compared with profiles that are never written anew.",
             could_have_seen(run),
         ]
-    return [_best(run, found), _fresh(run, found), could_have_seen(run)]
+    return [best(run, found), _fresh(run, found), could_have_seen(run)]
 
 
-def _best(run: StudyRun, found: list[Policy]) -> str:
+def best(run: StudyRun, found: Sequence[Policy]) -> str:
+    """How many policies differ from the baseline, and which way; the placebo is none."""
+    found = [p for p in found if p.line[2] != run.settings.get("placebo")]
+    if not found:
+        return "No policy but the placebo has run at every moment of the timeline yet."
     clear = [p for p in found if certain(p.gain)]
     first = min(clear or found, key=lambda p: p.gain.p)
     said = f"{first.line[1]} {first.line[2]}, {first.calls:,} profiles: {numbers(first.gain, run.metric)}"
@@ -172,11 +176,15 @@ def _best(run: StudyRun, found: list[Policy]) -> str:
             f"No effect shown: over the {len(run.parts)} trainings none of {len(found)} policies differs "
             f"from '{run.baseline}' (the clearest is {said})."
         )
-    cheapest = min(clear, key=lambda p: p.calls)
-    return (
-        f"{len(clear)} of {len(found)} policies differ from '{run.baseline}' (the clearest is {said}); the "
-        f"cheapest of them is {cheapest.line[2]} with {cheapest.calls:,} profiles."
+    up = [p for p in clear if p.gain.estimate > 0]
+    text = (
+        f"{len(clear)} of {len(found)} policies differ from '{run.baseline}', {len(up)} of them upwards (the "
+        f"clearest is {said})"
     )
+    if up:
+        cheapest = min(up, key=lambda p: p.calls)
+        text += f"; the cheapest that gains is {cheapest.line[2]} with {cheapest.calls:,} profiles"
+    return f"{text}."
 
 
 def _fresh(run: StudyRun, found: list[Policy]) -> str:

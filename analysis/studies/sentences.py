@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from analysis.studies.run import StudyRun
 
 LEVEL = 0.05
+_ONE_SEED = (
+    " One seed: intervals and p cover which users were drawn, not how else the same training may end, so "
+    "that an early stop of one of them can look like an effect."
+)
 
 
 def certain(result: TestResult | None) -> bool:
@@ -98,7 +102,7 @@ def could_have_seen(run: StudyRun, gains: Sequence[Gain] | None = None) -> str:
         f"The smallest effect that could have been seen (power .80, uncorrected) is "
         f"{wording.number(middle.detectable)} {run.metric}{share} in the median comparison"
         f"{ends if len(ordered) > 1 else ''}, with {middle.comparison.n_users} users and "
-        f"{seeds} seed{'' if seeds == 1 else 's'}."
+        f"{seeds} seed{'' if seeds == 1 else 's'}.{_ONE_SEED if seeds == 1 else ''}"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +16,16 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.comparison import compare
 from analysis.load import load_results
+from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
 from analysis.studies import write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
-from analysis.studies.figures import curve
+from analysis.studies.figures import curve, few_places
 from analysis.studies.gains import layout_of, trends
 from analysis.studies.known import same_ranks, shown
+from analysis.studies.refresh import Policy, best
 from analysis.studies.run import load_study_run
-from analysis.studies.sentences import answer
+from analysis.studies.sentences import answer, could_have_seen
 from analysis.studies.tables import gains
 from recbole_kd.errors import SpecError, StoreError
 from tests.analysis.synthetic import latent_ranks, write_experiment
@@ -186,6 +190,45 @@ def test_answers_say_what_was_shown_and_what_was_not(tmp_path, falling):
     effect, along, seen = answer(load_study_run(null))
     assert effect.startswith("No effect shown: none of 3 comparisons")
     assert along.startswith("No trend of the gain along dose shown")
+
+
+def test_one_seed_is_said_with_the_answer(falling):
+    run = load_study_run(falling)
+    several = replace(run.gains[0].result, n_seeds=3)
+    assert "One seed" not in could_have_seen(run)
+    comparison = replace(run.gains[0].comparison, result=replace(several, n_seeds=1))
+    alone = replace(run.gains[0], comparison=comparison)
+    assert "One seed: intervals and p cover which users" in could_have_seen(run, [alone])
+
+
+def test_a_policy_that_loses_is_no_cheap_gain_and_the_placebo_is_no_policy():
+    def policy(name, calls, estimate, p):
+        result = TestResult("z", "users", estimate, 100, 1, estimate - 0.01, estimate + 0.01, p_corrected=p)
+        return Policy(("tiny", "SASRec", name), calls, 100, 1.0, result)
+
+    run = SimpleNamespace(parts=[1, 2], baseline="plain", metric="NDCG@10", settings={"placebo": "shuffled"})
+    wrong, loses = policy("shuffled", 10, 0.05, 0.001), policy("never", 100, -0.05, 0.001)
+    gains, costly = policy("drift", 200, 0.05, 0.001), policy("every@1", 900, 0.06, 0.001)
+    text = best(run, [wrong, loses, gains, costly])
+    assert text.startswith("3 of 3 policies differ from 'plain', 2 of them upwards")
+    assert text.endswith("the cheapest that gains is drift with 200 profiles.")
+    text = best(run, [wrong, loses])
+    assert text.startswith("1 of 1 policies differ from 'plain', 0 of them upwards")
+    assert "cheapest" not in text
+    assert best(run, [wrong]).startswith("No policy but the placebo")
+
+
+@pytest.mark.parametrize(
+    ("places", "few"),
+    [((0.5, 0.6, 0.7, 0.8), True), ((1, 2, 3, 5, 10), True), ((0, 0.01, 1), False), ((3,), False)],
+)
+def test_places_are_named_where_their_numbers_have_room(places, few):
+    assert few_places(places) is few
+
+
+def test_a_linear_axis_names_the_places_of_the_study(falling):
+    (axes,) = curve(load_study_run(falling)).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1"]
 
 
 def test_a_significant_point_is_seen_filled(falling):
