@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Artefacts:
 
 
 Builder = Callable[[Path, Sequence[PlannedCell]], dict[str, Artefacts]]
-BuilderBeside = Callable[[Path, Sequence[PlannedCell]], Child[dict[str, Artefacts]]]
+Making = Child[dict[str, Artefacts]]
+BuilderBeside = Callable[[Path, Sequence[PlannedCell], Sequence[PlannedCell]], Making]
 
 
 def split_key(cell: CellSpec) -> str:
@@ -215,16 +216,20 @@ def build_in_child(results: Path, planned: Sequence[PlannedCell]) -> dict[str, A
     return in_child(_WHAT, build, results, list(planned))
 
 
-def build_beside(results: Path, planned: Sequence[PlannedCell]) -> Child[dict[str, Artefacts]]:
-    """Start :func:`build` in a process of its own, on one thread, while others train."""
-    return Child(_WHAT, _build_on_one_thread, results, list(planned), relayed=True)
+def build_beside(results: Path, first: Sequence[PlannedCell], rest: Sequence[PlannedCell]) -> Making:
+    """Start :func:`build` in a process of its own, on one thread: ``rest`` is made while ``first`` trains.
+
+    Its first result is that of ``first``, its second that of ``rest``.
+    """
+    return Child(_WHAT, _build_one_by_one, results, list(first), list(rest), results=2, relayed=True)
 
 
-def _build_on_one_thread(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]:
+def _build_one_by_one(results: Path, *parts: Sequence[PlannedCell]) -> Iterator[dict[str, Artefacts]]:
     from recbole_kd.benchmark.executor import limit_threads
 
     limit_threads()
-    return build(results, planned)
+    for part in parts:
+        yield build(results, part)
 
 
 def builders(*, in_process: bool) -> tuple[Builder, BuilderBeside | None]:

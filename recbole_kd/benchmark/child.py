@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from inspect import isgenerator
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -28,19 +29,24 @@ class Child(Generic[T]):
     what : str
         What the process does, for the error: "builds splits".
     function : callable
-        Importable by name; arguments, result and errors are pickled.
+        Importable by name; arguments, result and errors are pickled. What a generator function yields are
+        several results, one after the other.
+    results : int
+        How many there are.
     relayed : bool
         What it prints goes line by line through ``sys.stderr`` of this process, which may be showing a
         progress bar; otherwise it writes to the terminal itself.
     """
 
-    def __init__(self, what: str, function: Callable[..., T], *args: Any, relayed: bool = False) -> None:
+    def __init__(
+        self, what: str, function: Callable[..., Any], *args: Any, results: int = 1, relayed: bool = False
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._what = what
         self._answer, answering = context.Pipe(duplex=False)
         reading, printing = context.Pipe(duplex=False) if relayed else (None, None)
         self._process = context.Process(target=_serve, args=(answering, printing, function, args))
-        self._answered = False
+        self._to_come = results
         self._process.start()
         answering.close()  # so that the end of the process is the end of the pipe
         if reading is not None and printing is not None:
@@ -52,7 +58,7 @@ class Child(Generic[T]):
         return self._answer.poll()
 
     def result(self) -> T:
-        """What the function returned; waits for it.
+        """What the function returned, or the next that it yielded; waits for it.
 
         Raises
         ------
@@ -63,10 +69,11 @@ class Child(Generic[T]):
             fine, answer = self._answer.recv()
         except EOFError:
             raise StoreError(f"the process that {self._what} was killed (out of memory?)") from None
-        self._answered = True
+        self._to_come -= 1
         if fine:
             result: T = answer
             return result
+        self._to_come = 0
         error, trace = answer
         raise error from _InChild(trace)
 
@@ -74,7 +81,7 @@ class Child(Generic[T]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self._answered:  # at work, or waiting for somebody to read its answer
+        if self._to_come:  # at work, or waiting for somebody to read its answer
             self._process.kill()  # everything is written atomically
         self._process.join()
         self._answer.close()
@@ -88,7 +95,7 @@ def in_child(what: str, function: Callable[..., T], *args: Any) -> T:
     StoreError
         The process was killed. Whatever ``function`` raises is raised here.
     """
-    with Child(what, function, *args) as child:
+    with Child[T](what, function, *args) as child:
         return child.result()
 
 
@@ -110,10 +117,11 @@ def _serve(
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer: tuple[bool, Any] = True, function(*args)
+        made = function(*args)
+        for result in made if isgenerator(made) else (made,):
+            answering.send((True, result))
     except BaseException as error:
-        answer = False, (error, traceback.format_exc())
-    answering.send(answer)
+        answering.send((False, (error, traceback.format_exc())))
 
 
 def _relay(reading: Connection) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from recbole_kd.benchmark.artefacts import Artefacts
-from recbole_kd.benchmark.child import Child
+from recbole_kd.benchmark.artefacts import Artefacts, Making
 from recbole_kd.benchmark.executor import CellTask
 
 Make = Callable[[dict[str, Artefacts]], Sequence[CellTask]]
@@ -17,14 +16,14 @@ class LateTasks:
     Parameters
     ----------
     making : Child
-        The process; what it returns is the files of every cell.
+        The process; its next result is the files of every cell that is late.
     count : int
         How many tasks there will be at most.
     make : callable
         Files of cells -> their tasks.
     """
 
-    def __init__(self, making: Child[dict[str, Artefacts]], count: int, make: Make) -> None:
+    def __init__(self, making: Making, count: int, make: Make) -> None:
         self.count = count
         self.taken = False
         self._making, self._make = making, make

@@ -17,10 +17,10 @@ from recbole_kd.benchmark.artefacts import (
     Artefacts,
     Builder,
     BuilderBeside,
+    Making,
     build_in_child,
     needs_building,
 )
-from recbole_kd.benchmark.child import Child
 from recbole_kd.benchmark.console import Reporter, first_line
 from recbole_kd.benchmark.engines import Engine, Outcomes
 from recbole_kd.benchmark.executor import FAILED, CellTask, Outcome
@@ -76,8 +76,9 @@ def run_sweep(
     build : callable
         Makes the files that cells share: ``(results, planned cells) -> {cell digest: Artefacts}``.
     build_beside : callable or None
-        Starts to make them in another process. With it, and an engine that ``overlaps``, a first sweep trains
-        what needs a split only while profiles, item vectors and the like of the others are made.
+        Starts to make them in another process: ``(results, first cells, other cells)``. With it, and an
+        engine that ``overlaps``, a first sweep trains what needs a split only while profiles, item vectors
+        and the like of the others are made.
     figures : bool
         Draw the figure too.
 
@@ -128,7 +129,7 @@ class _Files:
     """What cells read: what is made, by cell, and what another process is still making."""
 
     made: dict[str, Artefacts]
-    making: Child[dict[str, Artefacts]] | None = None
+    making: Making | None = None
 
 
 def _ready(
@@ -169,8 +170,9 @@ def _ready(
         _check_writable(results)
         slow = [cell for cell in fresh if needs_building(cell.spec)]
         if build_beside is not None and engine.overlaps and _may_overlap(plan, slow):
-            files.made |= build(results, [cell for cell in fresh if not needs_building(cell.spec)])
-            files.making = kept.enter_context(build_beside(results, slow))
+            quick = [cell for cell in fresh if not needs_building(cell.spec)]
+            files.making = kept.enter_context(build_beside(results, quick, slow))
+            files.made |= files.making.result()
             return plan, files
         files.made |= build(results, fresh)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import os
 import sys
 import time
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -25,16 +28,18 @@ _SPEC.loader.exec_module(fake)
 
 
 class Making:
-    """Stands in for the process that builds: ready once ``until()`` holds."""
+    """Stands in for the process that builds: its second result is ready once ``until()`` holds."""
 
-    def __init__(self, until, result):
-        self._until, self._result = until, result
+    def __init__(self, until, first, result):
+        self._until, self._first, self._result = until, [first], result
         self.ended = False
 
     def done(self):
         return self._until()
 
     def result(self):
+        if self._first:
+            return self._first.pop()
         while not self.done():
             time.sleep(0.01)
         return self._result()
@@ -79,13 +84,14 @@ def beside(until, fail=None):
     """A ``build_beside`` whose files are there once ``until()`` holds."""
     started = []
 
-    def build(results, planned):
+    def build(results, first, rest):
         def made():
             if fail:
                 raise fail
-            return fake.no_artefacts(results, planned)
+            return fake.no_artefacts(results, rest)
 
-        started.append(([cell.label.variant for cell in planned], Making(until, made)))
+        making = Making(until, fake.no_artefacts(results, first), made)
+        started.append(([cell.label.variant for cell in rest], making))
         return started[-1][1]
 
     return build, started
@@ -193,6 +199,18 @@ def test_leaving_the_block_ends_the_process(function, argument):
                 time.sleep(0.01)
         process = child._process
     assert process.exitcode is not None
+
+
+def test_a_generator_gives_one_result_after_the_other(tmp_path):
+    (tmp_path / "below").mkdir()
+    with Child("walks", os.walk, str(tmp_path), results=2) as child:
+        assert [Path(child.result()[0]).name for _ in range(2)] == [tmp_path.name, "below"]
+    assert child._process.exitcode == 0
+    with Child("reads", tokenize.tokenize, io.BytesIO(b"(").readline, results=9) as child:
+        assert child.result().type == tokenize.ENCODING
+        assert child.result().string == "("
+        with pytest.raises(tokenize.TokenError):
+            [child.result() for _ in range(7)]
 
 
 @pytest.mark.slow
