@@ -169,16 +169,19 @@ def _own(
 
 
 def side_by_side(run: StudyRun) -> str:
-    """How many published and how many of our own gains are upwards."""
+    """How many published and how many of our own gains are upwards; the placebo is no method."""
     rows = published(run).rows
     up = sum(row.method[0] > row.base[0] for row in rows)
     kinds = len({(row.dataset, row.backbone) for row in rows})
-    made = [g for g in run.gains if g.result is not None]
+    placebo = run.settings.get("placebo")
+    made = [g for g in run.gains if g.result is not None and g.comparison.variant != placebo]
     mine = sum(g.result.estimate > 0 for g in made if g.result)
+    ours = "1 comparison" if len(made) == 1 else f"{len(made)} comparisons"
     return (
         f"The paper reports {up} of {len(rows)} means above the baseline ({kinds} pairs of data and "
-        f"backbone); of our {len(made)} comparisons on {run.metric} {mine} means are above it, under another "
-        "protocol, so the two are not tested together."
+        f"backbone); of our {ours} on {run.metric}, without the placebo, {mine} "
+        f"{'is' if mine == 1 else 'are'} above it, under another protocol, so the two are not tested "
+        "together."
     )
 
 

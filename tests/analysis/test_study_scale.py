@@ -15,7 +15,7 @@ from synthetic import latent_ranks, write_experiment
 from analysis.studies import write_study_page
 from analysis.studies.data_scale import more_data, same_targets
 from analysis.studies.objectives_and_fusion import prediction
-from analysis.studies.paper import published_table
+from analysis.studies.paper import published_table, side_by_side
 from analysis.studies.run import StudyRun, load_study_run
 from analysis.studies.student_size import by_parameters, depth_of, same_size
 from analysis.studies.transfer import methods_of, predictors, spearman
@@ -180,6 +180,20 @@ def test_published_numbers_stand_beside_ours_and_in_no_test(tmp_path: Path, repo
     (home / "study.json").write_text(json.dumps(bad))
     with pytest.raises(SpecError, match=r"published\.rows\.0\.bse"):
         published_table(load_study_run(home))
+
+
+def test_the_placebo_is_not_counted_as_a_gain_of_ours(tmp_path: Path, repo_root: Path):
+    write_experiment(
+        tmp_path,
+        latent_ranks(200, {"kd": -1.0, "kd-shuffled": 1.0}),
+        variants=("plain", "kd", "kd-shuffled"),
+        datasets=("ml-100k",),
+        backbones=("GRU4Rec",),
+        seeds=(0, 1),
+    )
+    run = study("paper", tmp_path / "trial")
+    assert sorted(g.result.estimate > 0 for g in run.gains) == [False, True]
+    assert "of our 1 comparison on NDCG@10, without the placebo, 0 are above it" in side_by_side(run)
 
 
 def test_variants_without_what_they_need_are_left_out_and_named(monkeypatch, tmp_path):
