@@ -110,10 +110,12 @@ class RichReporter:
         self._total = self._done = self._ran = 0
         self._began = time.monotonic()
         self._estimate: float | None = None
-        self._at_start = 0
+        self._workers = 1
+        self._took: list[float] = []
 
     def planned(self, plan: Plan, workers: int) -> None:
         """See :class:`Reporter`."""
+        self._workers = max(workers, 1)
         if self._quiet:
             return
         cells, todo = len({s.cell for s in plan.states}), len(plan.todo())
@@ -133,6 +135,8 @@ class RichReporter:
         """See :class:`Reporter`."""
         self._done += 1
         self._ran += 1
+        if outcome.status == DONE:
+            self._took.append(outcome.seconds)
         label = state.planned.label
         method = f"{label.backbone} {label.variant}"
         head = f"{method:<26} {label.dataset:<12} seed {label.seed:<4}"
@@ -169,7 +173,7 @@ class RichReporter:
         """See :class:`Reporter`."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._total, self._done, self._at_start = total, done, done
+        self._total, self._done, self._ran, self._took = total, done, 0, []
         self._estimate, self._began = estimate, time.monotonic()
         if self._quiet or not self._console.is_terminal:
             yield
@@ -187,10 +191,17 @@ class RichReporter:
         self._progress = None
 
     def _left(self) -> float | None:
-        """Seconds left, from the pace of this sweep once there is one."""
-        elapsed = time.monotonic() - self._began
-        if self._ran:
-            return elapsed / self._ran * (self._total - self._done)
+        """Seconds left, from the pace of this sweep once every worker has ended two cells.
+
+        Before that the cells at work, of which nothing is known but that they are, would count for nothing:
+        each worker's is taken to be half done, and as long as those that have ended.
+        """
+        elapsed, left = time.monotonic() - self._began, self._total - self._done
+        if self._ran >= 2 * self._workers:
+            return elapsed / self._ran * left
+        if self._took:
+            rounds = max(left - self._workers / 2, 0.5) / self._workers
+            return sum(self._took) / len(self._took) * rounds
         return None if self._estimate is None else max(self._estimate - elapsed, 0.0)
 
     def _left_text(self) -> str:
