@@ -139,7 +139,7 @@ def test_a_worker_killed_while_it_trains_changes_no_byte(cluster, place, write_e
 
 
 def test_five_kills_of_the_driver_of_24_trainings(place, write_experiment, tmp_path):
-    experiment = write_taught(place, write_experiment, seeds=12, epochs=4)
+    experiment = write_taught(place, write_experiment, seeds=12, epochs=12)
     assert len(experiment.cells) == 24
     run_sweep(experiment, tmp_path / "serial", SerialEngine(), JsonReporter(), **REAL)
     results, log, scratch = tmp_path / "r", tmp_path / "log", tmp_path / "tmp"
