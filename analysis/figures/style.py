@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,6 +146,19 @@ def log_axis(axes: Axes, which: Literal["x", "y"] = "x", places: Collection[floa
     axis.set_major_locator(FixedLocator(sorted(places)) if few else LogLocator(subs=subs, numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def few_places(values: Collection[float]) -> bool:
+    """Whether every place on a linear axis can have a number of its own without touching the next."""
+    ordered = sorted(values)
+    gaps = [b - a for a, b in pairwise(ordered)]
+    return bool(gaps) and len(ordered) <= _NAMED_PLACES and min(gaps) >= 0.05 * (ordered[-1] - ordered[0])
+
+
+def name_places(axes: Axes, places: Collection[float]) -> None:
+    """Number a linear x axis at ``places``, where something was measured, if there is room for them."""
+    if few_places(places):
+        axes.set_xticks(sorted(places), [f"{x:,.10g}" for x in sorted(places)])
 
 
 def _plain(value: float) -> str:

@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 
 from analysis import wording
 from analysis.cold_start import compare_last_k
-from analysis.figures.style import GREY, LIGHT, LINES, clip_text, colours, error_bars, new_figure, style
+from analysis.figures.style import (
+    GREY,
+    LIGHT,
+    LINES,
+    clip_text,
+    colours,
+    error_bars,
+    name_places,
+    new_figure,
+    style,
+)
 from analysis.panel import Panel
 from analysis.slices import SliceComparison, Slicing, compare_slices, whole_number_slices
 from analysis.stats.result import TestResult
@@ -122,8 +132,7 @@ def revealed_figure(run: StudyRun) -> Figure:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=5.8, ncols=2)
             axes.set_xlabel("interactions that a newcomer reveals")
-            if measured:
-                axes.set_xticks(sorted(measured), [f"{k:g}" for k in sorted(measured)])
+            name_places(axes, measured)
     return figure
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from analysis.figures.style import (
     colours,
     error_bars,
     log_axis,
+    name_places,
     new_figure,
     style,
 )
@@ -70,8 +70,8 @@ def curve(run: StudyRun) -> Figure:
                 axes.set_xticks(list(places.values()), list(places))
             elif run.x_log:
                 log_axis(axes, places=places.values())
-            elif few_places(places.values()):
-                axes.set_xticks(sorted(places.values()), [f"{x:,.10g}" for x in sorted(places.values())])
+            else:
+                name_places(axes, places.values())
             axes.set_title(clip_text(f"{backbone} on {dataset}", 50), loc="left")
             axes.set_ylabel(f"\u0394 {run.metric} to '{clip_text(run.baseline, 14)}'")
             axes.set_xlabel(run.x_label)
@@ -90,13 +90,6 @@ def _places(gains: Sequence[Gain]) -> dict[Any, float]:
     if any(isinstance(v, str) for v in values):
         return {show_x(v): float(i) for i, v in enumerate(values)}
     return {v: float(v) for v in values}
-
-
-def few_places(values: Collection[float]) -> bool:
-    """Whether every place on a linear axis can have a number of its own without touching the next."""
-    ordered = sorted(values)
-    gaps = [b - a for a, b in pairwise(ordered)]
-    return bool(gaps) and len(ordered) <= 8 and min(gaps) >= 0.05 * (ordered[-1] - ordered[0])
 
 
 def _line(

@@ -15,12 +15,13 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis.comparison import compare
+from analysis.figures.style import few_places
 from analysis.load import load_results
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
 from analysis.studies import write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
-from analysis.studies.figures import curve, few_places
+from analysis.studies.figures import curve
 from analysis.studies.gains import layout_of, trends
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.refresh import Policy, best
