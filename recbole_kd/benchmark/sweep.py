@@ -325,14 +325,20 @@ def _write_outputs(folder: Path, figures: bool) -> None:
 
 
 def _undo(created: list[Path]) -> None:
-    """Remove folders that did not exist before and hold no run (bad input leaves nothing behind)."""
-    if not created or any(rundir.finished(created[0])):
+    """Remove folders that did not exist before and hold nothing that took work (bad input leaves none)."""
+    if not created or any(rundir.finished(created[0])) or _took_work(created[0]):
         return
     shutil.rmtree(created[0], ignore_errors=True)
     for parent in created[1:]:
         if not parent.is_dir() or any(parent.iterdir()):
             return
         parent.rmdir()
+
+
+def _took_work(results: Path) -> bool:
+    """Whether texts, vectors, lists, pre-trained weights or checkpoints lie there; splits cost seconds."""
+    cache = results / "cache"
+    return any(p.is_file() and p.relative_to(cache).parts[0] != "splits" for p in cache.rglob("*"))
 
 
 @contextmanager

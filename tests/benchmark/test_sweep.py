@@ -115,6 +115,19 @@ def test_nothing_is_left_of_a_sweep_that_cannot_start(place, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_what_was_bought_outlives_a_sweep_that_cannot_start(place, tmp_path):
+    from recbole_kd.errors import DataError
+
+    def broken(results, planned):
+        (results / "cache" / "profiles").mkdir(parents=True)
+        (results / "cache" / "profiles" / "texts.sqlite").write_bytes(b"a thousand calls")
+        raise DataError("the next data set is malformed")
+
+    with pytest.raises(DataError, match="malformed"):
+        sweep("small", tmp_path / "r", SerialEngine(), build=broken)
+    assert (tmp_path / "r" / "cache" / "profiles" / "texts.sqlite").read_bytes() == b"a thousand calls"
+
+
 def test_estimates_come_from_cells_of_the_same_kind(place, tmp_path):
     cells = load_experiment("small").cells
     assert make_plan(cells, tmp_path / "r").seconds_left(1) is None
