@@ -38,6 +38,7 @@ HPARAMS = {
     "tokens_per_item": 10,
     "max_tokens": 40,
     "temperature": 0.05,
+    "precision": "float32",
 }
 
 
@@ -53,7 +54,7 @@ def bert(folder):
 
 def encoder(folder, **changes):
     model, tokenizer = load_encoder(folder)
-    keys = ("layers", "train_layers", "train_words", "max_items", "pooling")
+    keys = ("layers", "train_layers", "train_words", "max_items", "pooling", "precision")
     return LanguageEncoder(model, **{k: HPARAMS[k] for k in keys} | changes).eval(), tokenizer
 
 
@@ -125,6 +126,31 @@ def test_fewer_blocks_are_the_first_ones(folder, bert):
     torch.testing.assert_close(ours.states(line), below, rtol=1e-4, atol=1e-5)
     with pytest.raises(SpecError, match="3 of the encoder's 2 blocks"):
         encoder(folder, layers=3)
+
+
+def test_bfloat16_is_for_training_steps_and_near_float32(folder):
+    exact, tokenizer = encoder(folder)
+    rough, _ = encoder(folder, precision="bfloat16")
+    rough.load_state_dict(exact.state_dict())
+    tokens = tokenise(trait_attributes(), tokenizer, per_attribute=6, per_item=10)
+    line = tokens.lay_out(torch.tensor([[4, 20, 7], [9, 8, 0]]), 40)
+    assert torch.equal(rough(line), exact(line))
+    for one in (exact, rough):
+        one.train()
+        for module in one.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    direction = torch.randn(24, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for one in (exact, rough):
+        (one(line) @ direction).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None]))
+    assert rough(line).dtype == torch.float32
+    assert not torch.equal(rough(line), exact(line))
+    torch.testing.assert_close(rough(line), exact(line), rtol=0, atol=0.01)
+    assert F.cosine_similarity(*gradients, dim=0) > 0.999
+    with pytest.raises(SpecError, match=r"hparams\.precision: 'half' is not one of auto, float32, bfloat16"):
+        encoder(folder, precision="half")
 
 
 def test_what_is_trained(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch.nn import functional as F
 
 from recbole_kd.baselines.recformer.tokens import N_TYPES, Line
 from recbole_kd.errors import SpecError
+from recbole_kd.models.cross_entropy import resolve_precision
 
 POOLINGS = ("cls", "mean")
+PRECISIONS = ("auto", "float32", "bfloat16")
 _SPREAD = 0.02
 
 
@@ -33,6 +36,9 @@ class LanguageEncoder(nn.Module):
     max_items : int
     pooling : {"cls", "mean"}
         The first token's state, or the mean over the tokens.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the blocks' products in training steps; item matrices and ranks are float32. auto: bfloat16 where
+        the processor multiplies it natively. (The authors train in float16.)
     """
 
     def __init__(
@@ -44,10 +50,12 @@ class LanguageEncoder(nn.Module):
         train_words: bool,
         max_items: int,
         pooling: str,
+        precision: str,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise SpecError(f"hparams.pooling: {pooling!r} is not one of {', '.join(POOLINGS)}")
+        for name, value, known in (("pooling", pooling, POOLINGS), ("precision", precision, PRECISIONS)):
+            if value not in known:
+                raise SpecError(f"hparams.{name}: {value!r} is not one of {', '.join(known)}")
         self.model = model
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
@@ -57,6 +65,7 @@ class LanguageEncoder(nn.Module):
         for table in (self.types, self.places):
             nn.init.normal_(table.weight, std=_SPREAD)
         self._pooling = pooling
+        self._precision = precision
         self._global = str(model.config.model_type) == "longformer"
         self._choose(layers, train_layers, train_words)
 
@@ -83,10 +92,16 @@ class LanguageEncoder(nn.Module):
         """State of every token, [B, T, H]."""
         vectors = F.embedding(line.ids, self.words) + self.types(line.types) + self.places(line.places)
         more = {"global_attention_mask": global_attention(line.mask)} if self._global else {}
-        out: Tensor = self.model(
-            inputs_embeds=vectors, attention_mask=line.mask.long(), **more
-        ).last_hidden_state
-        return out
+        with self._products(vectors.device):
+            out: Tensor = self.model(
+                inputs_embeds=vectors, attention_mask=line.mask.long(), **more
+            ).last_hidden_state
+        return out.float()
+
+    def _products(self, device: torch.device) -> AbstractContextManager[Any]:
+        if not self.training or resolve_precision(self._precision, str(device)) == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
 
     def forward(self, line: Line) -> Tensor:
         """Unit vector of every line, [B, H]."""

@@ -21,7 +21,7 @@ from recbole_kd.models.side import Attributes, SideInputs
 _ITEMS_AT_ONCE = 256
 _HPARAMS = (
     *("layers", "train_layers", "train_words", "pooling", "max_items", "max_tokens"),
-    *("tokens_per_attribute", "tokens_per_item", "temperature"),
+    *("tokens_per_attribute", "tokens_per_item", "temperature", "precision"),
 )
 
 
@@ -35,6 +35,7 @@ def make_encoder(hparams: Mapping[str, Any], source: str) -> tuple[LanguageEncod
         train_words=bool(hparams["train_words"]),
         max_items=int(hparams["max_items"]),
         pooling=str(hparams["pooling"]),
+        precision=str(hparams["precision"]),
     )
     return encoder, tokenizer
 
