@@ -21,7 +21,7 @@ _VALUES: dict[str, Callable[[PlannedCell], str]] = {
 }
 
 
-def parse_filter(text: str) -> Callable[[PlannedCell], bool]:
+def parse_filter(text: str, part: str | None = None) -> Callable[[PlannedCell], bool]:
     """Turn a filter into a predicate.
 
     Parameters
@@ -29,6 +29,8 @@ def parse_filter(text: str) -> Callable[[PlannedCell], bool]:
     text : str
         Terms joined by ``&``; each is ``key=value`` or ``key!=value``, value being one or several
         (joined by commas) shell patterns. Keys: dataset, backbone, variant, seed, model, cell.
+    part : str, optional
+        The part of a study that the cells belong to; there is a key ``part`` then.
 
     Raises
     ------
@@ -39,21 +41,22 @@ def parse_filter(text: str) -> Callable[[PlannedCell], bool]:
     --------
     >>> keep = parse_filter("variant=kd-* & seed=1,2")
     """
+    known = _VALUES if part is None else {**_VALUES, "part": lambda _: part}
     terms: list[tuple[str, bool, list[str]]] = []
-    for part in text.split("&"):
-        match = _TERM.fullmatch(part)
+    for term in text.split("&"):
+        match = _TERM.fullmatch(term)
         if match is None:
             raise SpecError(
-                f"--only: '{part.strip()}' is not key=value; example: 'backbone=SASRec & seed=1,2'"
+                f"--only: '{term.strip()}' is not key=value; example: 'backbone=SASRec & seed=1,2'"
             )
         key, operator, values = match.groups()
-        if key not in _VALUES:
-            raise SpecError(f"--only: unknown key '{key}'{did_you_mean(key, _VALUES)}")
+        if key not in known:
+            raise SpecError(f"--only: unknown key '{key}'{did_you_mean(key, known)}")
         terms.append((key, operator == "=", [v.strip() for v in values.split(",")]))
 
     def keep(cell: PlannedCell) -> bool:
         return all(
-            any(fnmatchcase(_VALUES[key](cell), value) for value in values) == wanted
+            any(fnmatchcase(known[key](cell), value) for value in values) == wanted
             for key, wanted, values in terms
         )
 

@@ -171,6 +171,10 @@ def test_plan_and_a_part_of_a_study(write_study, place, capsys):
     assert {c.label.seed for c in seed.cells().values()} == {1}
     assert len(seed.cells()) * 2 == len(whole.cells()) == seed.planned
     assert seed.record()["command"].endswith("study trial --only seed=1")
+    short = whole.narrowed("part=4 & seed=1")
+    assert [part.x for part in short.parts] == [4]
+    assert set(short.cells()) == {c.cell for c in seed.parts[0].experiment.cells}
+    assert [part.x for part in whole.narrowed("part!=4").parts] == [6]
     with pytest.raises(UserError, match="leaves out the baseline 'plain' at 4"):
         whole.narrowed("variant=wide")
     with pytest.raises(UserError, match="leaves no cell"):

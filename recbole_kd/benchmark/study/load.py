@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -92,9 +92,9 @@ class Study:
         UserError
             It leaves nothing to compare: no cell at all, or none of the baseline.
         """
-        keep = parse_filter(only)
         parts = []
         for part in self.parts:
+            keep = _filter(only, part.x)
             cells = [cell for cell in part.experiment.cells if keep(cell)]
             if not cells:
                 continue
@@ -204,7 +204,7 @@ def load_study(
         weighted = weighted_variants(spec, points)
         if results is not None and weighted:
             asked = resolve(whole, path).cells
-            chosen = asked if only is None else list(filter(parse_filter(only), asked))
+            chosen = asked if only is None else list(filter(_filter(only, x), asked))
             # Weights are known per dataset; those of a dataset that nobody asked for must not be waited for.
             there = {c.label.dataset for c in chosen} or set(whole["datasets"])
             whole = _on(whole, [name for name in whole["datasets"] if name in there])
@@ -349,6 +349,10 @@ def _with_needs(data: MarkedDict, spec: StudySpec, left_out: dict[str, None]) ->
 
 def _matches(name: str, patterns: list[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _filter(only: str, x: X | None) -> Callable[[PlannedCell], bool]:
+    return parse_filter(only, None if x is None else show_place(x))
 
 
 def show_place(x: X | None) -> str:
