@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -121,7 +123,17 @@ def _serve(
         for result in made if isgenerator(made) else (made,):
             answering.send((True, result))
     except BaseException as error:
-        answering.send((False, (error, traceback.format_exc())))
+        answering.send((False, (_portable(error), traceback.format_exc())))
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or what it says where it does not survive pickling (its own ``__init__``, an open file)."""
+    try:
+        pickle.dumps(error)
+        copy.copy(error)  # made anew as unpickling makes it
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _relay(reading: Connection) -> None:

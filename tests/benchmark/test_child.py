@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -27,6 +28,25 @@ def builder_of(driver: psutil.Process) -> psutil.Process:
     raise AssertionError("no child began")
 
 
+class Located(Exception):
+    """Of another signature than its arguments, so that pickle cannot make it anew."""
+
+    def __init__(self, place, line):
+        super().__init__(f"{place}:{line}")
+
+
+class Holding(Exception):
+    """With something that cannot be pickled."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+def fail(kind, *args):
+    raise {"located": Located, "holding": Holding}[kind](*args)
+
+
 @pytest.mark.parametrize("kill", [psutil.Process.kill, psutil.Process.terminate])
 def test_it_ends_with_the_driver(kill):
     code = "import time; from recbole_kd.benchmark.child import in_child; in_child('sleeps', time.sleep, 60)"
@@ -44,6 +64,16 @@ def test_results_errors_and_deaths_come_back():
         in_child("divides", divmod, 1, 0)
     with pytest.raises(StoreError, match="the process that aborts was killed"):
         in_child("aborts", os.abort)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [(("located", "a.yaml", 3), "Located: a.yaml:3"), (("holding", "full"), "Holding: full")],
+)
+def test_errors_that_cannot_be_pickled_say_what_they_are(args, said):
+    with pytest.raises(RuntimeError, match=said) as caught:
+        in_child("fails", fail, *args)
+    assert "in fail" in str(caught.value.__cause__)
 
 
 def test_a_wait_is_announced_and_ends_when_the_owner_dies(tmp_path, capfd):
