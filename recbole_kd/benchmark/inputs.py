@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +109,11 @@ def with_pretraining(
     dataset: DatasetSpec,
     source: dict[str, str],
     student: StudentSpec,
+    overrides: Sequence[MarkedDict] = (),
 ) -> dict[str, Any] | None:
     """Inputs of a cell with what its system or model was pre-trained on, if it was.
+
+    ``overrides`` are the experiment's values of ``pretrain``, laid under the variant's own.
 
     Raises
     ------
@@ -123,6 +126,8 @@ def with_pretraining(
         if given is not None:
             raise SpecError(f"{mark}: 'pretrain' is given, but neither model nor system is pre-trained")
         return inputs
+    for over in overrides:
+        base = pretraining.pretrain_spec(base, over, over.mark)
     spec = pretraining.pretrain_spec(base, given, mark)
     found = pretraining.resolved(spec, student, inputs or {}, dataset, source, mark)
     return inputs if found is None else {**(inputs or {}), PRETRAIN: found}

@@ -129,8 +129,8 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
     listed = list(_with_controls(spec, list(_variants(spec, data)), data))
     variants = sorted(listed, key=lambda v: v.name != spec.baseline)
     defaults = cache(lambda backbone, kd: rooms.model_defaults(backbone, kd, data.where("backbones")))
-    over = data.get("dataset")
-    datasets = {name: rooms.dataset(name, data.where("datasets"), over) for name in spec.datasets}
+    changed = data.get("dataset")
+    datasets = {name: rooms.dataset(name, data.where("datasets"), changed) for name in spec.datasets}
     domains = {dataset.domain for dataset, _ in datasets.values()}
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
@@ -148,8 +148,11 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
         read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
         before = rooms.model_pretraining(backbone, data.where("backbones"))
         for v in chosen:
+            over = [
+                o["pretrain"] for o in _overrides(data, dataset_name, backbone, v.name) if o.get("pretrain")
+            ]
             read[v.name] = inputs.with_pretraining(
-                read[v.name], v.spec, v.data, before, dataset, dataset_source, students[v.name]
+                read[v.name], v.spec, v.data, before, dataset, dataset_source, students[v.name], over
             )
         lists = {
             v.name: teacher_lists.lists_of(v.spec, v.data, dataset, dataset_source, v.mark, sources[v.name])
@@ -312,11 +315,10 @@ def _student(
             f"{where}: variant '{variant.name}' has 'distill' but neither 'teacher' nor 'embeddings' nor "
             "'lists'"
         )
-    layers = [(o, m) for o, m in _overrides(data) if _applies(o["where"], dataset, backbone, variant.name)]
-    layers.append((variant.data, variant.mark))
+    layers = [*_overrides(data, dataset, backbone, variant.name), variant.data]
     if distilled:
-        model = objectives.with_defaults(model, [layer for layer, _ in layers])
-    for layer, _ in layers:
+        model = objectives.with_defaults(model, layers)
+    for layer in layers:
         for part in _PARTS:
             if part == "distill" and not distilled:
                 continue
@@ -336,9 +338,9 @@ def _student(
     return validated(StudentSpec, model, f"{model['model']}")
 
 
-def _overrides(data: MarkedDict) -> list[tuple[MarkedDict, Mark]]:
-    listed = data.get("overrides") or []
-    return [(o, o.mark) for o in listed]
+def _overrides(data: MarkedDict, dataset: str, backbone: str, variant: str) -> list[MarkedDict]:
+    """Those that apply to a cell, in the order in which they are laid on."""
+    return [o for o in data.get("overrides") or [] if _applies(o["where"], dataset, backbone, variant)]
 
 
 def _applies(where: dict[str, Any], dataset: str, backbone: str, variant: str) -> bool:

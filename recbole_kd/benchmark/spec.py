@@ -104,6 +104,7 @@ class OverrideSpec(Strict):
     hparams: dict[str, Any] | None = None
     train: dict[str, Any] | None = None
     distill: dict[str, Any] | None = None
+    pretrain: dict[str, Any] | None = Field(None, description="passed by where nothing is pre-trained")
 
 
 class ExperimentSpec(Strict):

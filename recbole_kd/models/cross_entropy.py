@@ -83,14 +83,20 @@ def lower(h: Tensor, items: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, 
 
 
 def subtract_targets(
-    grads: tuple[Tensor, Tensor, Tensor | None], h: Tensor, items: Tensor, target: Tensor, mean: Tensor | None
+    grads: tuple[Tensor, Tensor | None, Tensor | None],
+    h: Tensor,
+    items: Tensor,
+    target: Tensor,
+    mean: Tensor | None,
 ) -> None:
     """Make gradients of the denominators' log those of the loss, in place; ``mean`` is :func:`lower`'s."""
     grad_h, grad_items, grad_bias = grads
     grad_h -= items[target] if mean is None else items[target] - mean
-    grad_items.index_add_(0, target, h, alpha=-1)
     if grad_bias is not None:
         grad_bias.index_add_(0, target, torch.ones_like(h[:, 0]), alpha=-1)
+    if grad_items is None:
+        return
+    grad_items.index_add_(0, target, h, alpha=-1)
     if mean is not None:
         grad_items -= grad_items.mean(0)
 
@@ -103,7 +109,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         n = max(1, len(target))
         need_grad = any(ctx.needs_input_grad)
         grad_h = torch.empty_like(h) if need_grad else None
-        grad_items = torch.zeros_like(items) if need_grad else None
+        # Items that learn nothing (a language model's words) can be many more than the targets.
+        grad_items = torch.zeros_like(items) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if need_grad and bias is not None else None
         total = h.new_zeros(())
         low_h, low_items, mean = lower(h, items, dtype)
@@ -117,19 +124,21 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             wanted = share.gather(1, goal)
             # Below the smallest normal number the loss is cut at 87; its gradient stays exact.
             total -= wanted.clamp_min(torch.finfo(h.dtype).tiny).log().sum()
-            if grad_h is None or grad_items is None:
+            if grad_h is None:
                 continue
             if mean is None:
                 share.scatter_(1, goal, wanted - 1)
                 torch.mm(share, items, out=grad_h[rows])
-                grad_items.addmm_(share.t(), block)
+                if grad_items is not None:
+                    grad_items.addmm_(share.t(), block)
             else:
                 low = share.to(low_h.dtype)
                 grad_h[rows] = low @ low_items
-                grad_items += low.t() @ block
+                if grad_items is not None:
+                    grad_items += low.t() @ block
             if grad_bias is not None:
                 grad_bias += share.sum(0)
-        if mean is not None and grad_h is not None and grad_items is not None:
+        if mean is not None and grad_h is not None:
             subtract_targets((grad_h, grad_items, grad_bias), h, items, target, mean)
         ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n
         return total / n
@@ -138,8 +147,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_items, grad_bias = ctx.grads
         grad = grad / ctx.n
-        bias = None if grad_bias is None else grad_bias * grad
-        return grad_h * grad, grad_items * grad, bias, None, None
+        of_items, bias = (None if g is None else g * grad for g in (grad_items, grad_bias))
+        return grad_h * grad, of_items, bias, None, None
 
 
 def catalogue_cross_entropy(

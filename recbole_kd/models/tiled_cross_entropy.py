@@ -79,7 +79,7 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         need_grad = any(ctx.needs_input_grad)
         grad_h = torch.zeros_like(h) if need_grad else None
-        grad_items = torch.zeros_like(items) if need_grad else None
+        grad_items = torch.zeros_like(items) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if need_grad and bias is not None else None
         total = h.new_zeros(())
         low_h, low_items, mean = lower(h, items, dtype)
@@ -89,7 +89,7 @@ class _Tiled(torch.autograd.Function):
             normaliser = _log_normaliser(block, low_items, bias, columns, h.dtype)
             wanted = (block * low_items[goal]).sum(1, dtype=h.dtype)
             total += (normaliser - (wanted if bias is None else wanted + bias[goal])).sum()
-            if grad_h is None or grad_items is None:
+            if grad_h is None:
                 continue
             for part, logits in _tiles(block, low_items, bias, columns, h.dtype):
                 share = logits.sub_(normaliser[:, None]).exp_()
@@ -97,8 +97,9 @@ class _Tiled(torch.autograd.Function):
                     grad_bias[part] += share.sum(0)
                 low = share.to(low_h.dtype)
                 grad_h[some] += low @ low_items[part]
-                grad_items[part] += low.t() @ block
-        if grad_h is not None and grad_items is not None:
+                if grad_items is not None:
+                    grad_items[part] += low.t() @ block
+        if grad_h is not None:
             subtract_targets((grad_h, grad_items, grad_bias), h, items, target, mean)
         n = max(1, len(target))
         ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n

@@ -74,6 +74,27 @@ def test_pretraining_belongs_to_those_that_know_it(write_experiment, place):
         load_experiment(write_experiment("fitted", {"variants": {"plain": {}, "odd": fitted}}))
 
 
+def test_overrides_are_laid_under_the_variants_own_values(write_experiment):
+    over = [
+        {"where": {"variant": "uni"}, "pretrain": {"epochs": 5, "batch_size": 7}},
+        {"where": {"variant": "own"}, "pretrain": {"epochs": 5}},
+        {"where": {}, "pretrain": {"learning_rate": 0.25}},
+    ]
+    uni = {**SMALL, "pretrain": {"args": {"item_drop": 0.5}}}
+    changes = {"variants": {"plain": {}, "uni": uni, "own": variant()}, "seeds": [1], "overrides": over}
+    cells = load_experiment(write_experiment("laid", changes)).cells
+    found = {c.label.variant: (c.spec.inputs or {}).get("pretrain") for c in cells}
+    keys = ("epochs", "batch_size", "learning_rate")
+    assert found["plain"] is None  # nothing is pre-trained there, so that nothing is laid on
+    assert [found["uni"]["spec"][k] for k in keys] == [5, 7, 0.25]
+    assert found["uni"]["spec"]["args"]["item_drop"] == 0.5
+    assert [found["own"]["spec"][k] for k in keys if k != "batch_size"] == [2, 0.25]
+    over[0]["pretrain"] = {"epoch": 1}
+    slip = write_experiment("laid", {**changes, "overrides": over})
+    with pytest.raises(SpecError, match="unknown pretrain key 'epoch'; did you mean 'epochs'"):
+        load_experiment(slip)
+
+
 def addresses(write_experiment, **variants):
     path = write_experiment("few", {"variants": {"plain": {}, **variants}, "seeds": [1]})
     return {c.label.variant: c for c in load_experiment(path).cells}

@@ -30,6 +30,26 @@ def test_value_and_gradients_equal_torch(with_bias, n_tokens, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_items_that_learn_nothing_get_no_gradient(tiled, dtype):
+    def loss(h, items, target, bias):
+        if tiled:
+            return tiled_cross_entropy(h, items, target, bias, dtype=dtype, rows=64, columns=20)
+        return catalogue_cross_entropy(h, items, target, bias, dtype=dtype)
+
+    torch.manual_seed(0)
+    h = torch.randn(100, 8, requires_grad=True)
+    items, bias = torch.randn(50, 8), torch.randn(50, requires_grad=True)
+    target = torch.randint(0, 50, (100,))
+    want = torch.autograd.grad(loss(h, items.clone().requires_grad_(), target, bias), [h, bias])
+    frozen = loss(h, items, target, bias)
+    (function,) = {frozen.grad_fn} - {None}
+    assert function.grads[1] is None
+    for a, b in zip(torch.autograd.grad(frozen, [h, bias]), want, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_gradcheck():
     torch.manual_seed(0)
     h = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)

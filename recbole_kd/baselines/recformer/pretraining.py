@@ -14,7 +14,7 @@ from recbole_kd.baselines.pretraining import Corpus, in_batch_infonce
 from recbole_kd.baselines.recformer.model import draw_prefixes, make_encoder, make_tokens, trained_names
 from recbole_kd.baselines.recformer.tokens import Line, newest_first
 from recbole_kd.models.batch import Batch
-from recbole_kd.models.cross_entropy import catalogue_cross_entropy, resolve_precision
+from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
 from recbole_kd.training.spec import PretrainSpec
 
@@ -61,7 +61,7 @@ class RecformerPretraining(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(len(self.encoder.words)))
         self._mask = int(tokenizer.mask_token_id)
         self._max_items, self._max_tokens = int(hparams["max_items"]), int(hparams["max_tokens"])
-        self._temperature, self._precision = float(hparams["temperature"]), str(hparams["precision"])
+        self._temperature = float(hparams["temperature"])
         self._mlm_weight, self._mlm_rate = float(spec.args["mlm_weight"]), float(spec.args["mlm_rate"])
 
     def step_loss(self, batch: Batch, dropout: ByteDropout, rng: np.random.Generator) -> Tensor:
@@ -79,10 +79,8 @@ class RecformerPretraining(nn.Module):
         """Cross-entropy of the hidden words over the vocabulary."""
         hidden, ids = hide(line, self._mlm_rate, self._mask, len(self.encoder.words), rng)
         states = self.head(self.encoder.states(replace(line, ids=ids))[hidden])
-        dtype = resolve_precision(self._precision, str(states.device)) if self.training else torch.float32
-        return catalogue_cross_entropy(
-            states, self.encoder.words, line.ids[hidden], self.head_bias, dtype=dtype
-        )
+        # In float32: few are hidden, so that rounding a whole vocabulary costs more than the products.
+        return catalogue_cross_entropy(states, self.encoder.words, line.ids[hidden], self.head_bias)
 
     def learned(self) -> dict[str, Tensor]:
         """Parameters of the encoder that were trained."""
