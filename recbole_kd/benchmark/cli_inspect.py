@@ -42,7 +42,7 @@ def doctor(
     as_json: JsonOpt = False,
     load: Annotated[bool, typer.Option("--load/--no-load", help="Load the encoder; takes seconds.")] = True,
 ) -> None:
-    """Check versions, devices, RecBole's shims, the encoder and the LLM endpoint; change nothing."""
+    """Check versions, devices, datasets (synthetic ones are made), shims, encoder and LLM endpoint."""
     from recbole_kd.benchmark.doctor import checks
     from recbole_kd.benchmark.tables import show, simple_table
 

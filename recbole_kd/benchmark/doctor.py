@@ -1,4 +1,4 @@
-"""Is everything here that a sweep needs? Each check looks, says what it found, and changes nothing."""
+"""Is everything here that a sweep needs? Checks look, say what they found, write synthetic data at most."""
 
 from __future__ import annotations
 
