@@ -113,7 +113,7 @@ def with_pretraining(
 ) -> dict[str, Any] | None:
     """Inputs of a cell with what its system or model was pre-trained on, if it was.
 
-    ``overrides`` are the experiment's values of ``pretrain``, laid under the variant's own.
+    ``overrides`` are those of the experiment that apply to the cell; the variant's own values come last.
 
     Raises
     ------
@@ -126,10 +126,9 @@ def with_pretraining(
         if given is not None:
             raise SpecError(f"{mark}: 'pretrain' is given, but neither model nor system is pre-trained")
         return inputs
-    for over in overrides:
-        base = pretraining.pretrain_spec(base, over, over.mark)
-    spec = pretraining.pretrain_spec(base, given, mark)
-    found = pretraining.resolved(spec, student, inputs or {}, dataset, source, mark)
+    for layer in (*overrides, raw):
+        base = pretraining.pretrain_spec(base, layer.get("pretrain"), layer.where("pretrain"))
+    found = pretraining.resolved(base, student, inputs or {}, dataset, source, mark)
     return inputs if found is None else {**(inputs or {}), PRETRAIN: found}
 
 

@@ -129,8 +129,8 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
     listed = list(_with_controls(spec, list(_variants(spec, data)), data))
     variants = sorted(listed, key=lambda v: v.name != spec.baseline)
     defaults = cache(lambda backbone, kd: rooms.model_defaults(backbone, kd, data.where("backbones")))
-    changed = data.get("dataset")
-    datasets = {name: rooms.dataset(name, data.where("datasets"), changed) for name in spec.datasets}
+    changes = data.get("dataset")
+    datasets = {name: rooms.dataset(name, data.where("datasets"), changes) for name in spec.datasets}
     domains = {dataset.domain for dataset, _ in datasets.values()}
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
@@ -148,9 +148,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
         read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
         before = rooms.model_pretraining(backbone, data.where("backbones"))
         for v in chosen:
-            over = [
-                o["pretrain"] for o in _overrides(data, dataset_name, backbone, v.name) if o.get("pretrain")
-            ]
+            over = _overrides(data, dataset_name, backbone, v.name)
             read[v.name] = inputs.with_pretraining(
                 read[v.name], v.spec, v.data, before, dataset, dataset_source, students[v.name], over
             )
