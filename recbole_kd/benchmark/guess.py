@@ -17,6 +17,7 @@ from recbole_kd.benchmark.plan import CellState, Plan, kind_of
 from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.errors import UserError
+from recbole_kd.training.rates import CONSTANT
 
 _SPEED = 16e9  # multiply-adds per second of one core; 14 to 26 on a slow AVX2 core, ml-100k
 _EPOCHS = 20  # until early stopping ends an ordinary run
@@ -64,7 +65,9 @@ def _guess(cell: CellSpec) -> float | None:
         return _START + cubic / _SPEED
     said = (cell.inputs or {}).get("pretrain")
     before = 0 if said is None else int(said["spec"]["epochs"])
-    epochs = min(_EPOCHS, cell.student.train.epochs)
+    train = cell.student.train
+    # A rate that falls to nothing has its course to run; at a constant one patience ends it.
+    epochs = train.epochs if train.learning_rate_schedule != CONSTANT else min(_EPOCHS, train.epochs)
     return _START + (epochs + before) * epoch_work(cell, size) / _SPEED
 
 

@@ -53,7 +53,7 @@ class FitResult:
     best_epoch, epochs : int
         From 1.
     stopped_early : bool
-        False if the run met its epoch limit while still improving.
+        False if the run met its epoch limit at a constant rate while still improving.
     seconds : dict
         ``train`` and ``valid``, wall clock.
     n_parameters : int
@@ -321,7 +321,7 @@ class _Training:
             history=self._history,
             best_epoch=best,
             epochs=self.epoch,
-            stopped_early=self._stopping.stop or self.epoch < self._spec.train.epochs,
+            stopped_early=self._spec.train.ended_by_itself(self.epoch, patience_spent=self._stopping.stop),
             seconds=self._seconds,
             n_parameters=self._n_parameters,
             diagnostics=watch.finish(best) if watch else None,

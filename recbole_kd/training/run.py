@@ -180,6 +180,8 @@ class Run:
     def train_epoch(self, epoch: int, schedule: Schedule | None) -> dict[str, float]:
         if self._reset and schedule and schedule.over(epoch) and not schedule.over(epoch - 1):
             self._optimizer = self._new_optimizer()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._train.rate(epoch)
         # A RecBole baseline trained before in this process may have left anomaly detection on.
         with torch.autograd.set_detect_anomaly(False):
             return self._train_epoch(epoch, schedule)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from recbole_kd.strict import Strict
+from recbole_kd.training.rates import CONSTANT, COURSES, known
 
 
 class SampledSoftmaxSpec(Strict):
@@ -46,9 +47,12 @@ class TrainSpec(Strict):
     """Optimisation, shared by a backbone and its distilled variants (``properties/model``)."""
 
     learning_rate: float = Field(gt=0)
+    learning_rate_schedule: Annotated[str, AfterValidator(known)] = Field(
+        CONSTANT, description="key of training.rates.COURSES; over `epochs`"
+    )
     weight_decay: float = Field(ge=0)
     train_batch_size: int = Field(ge=1, description="sequences (windows) per step")
-    epochs: int = Field(ge=1, description="safety limit; a run that reaches it is flagged")
+    epochs: int = Field(ge=1, description="a limit; a run that reaches it at a constant rate is flagged")
     stopping_step: int = Field(ge=1, description="epochs without a better validation value")
     valid_metric: str
     clip_grad_norm: float | None
@@ -62,12 +66,21 @@ class TrainSpec(Strict):
     loss: LossSpec | None = Field(None, description="over a part of the catalogue; None = over all of it")
 
     @model_serializer(mode="wrap")
-    def _without_exact_loss(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The exact softmax is written, and addressed, as before there was a choice.
+    def _without_first_choices(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The exact softmax and the constant rate are written, and addressed, as before there was a choice.
         data: dict[str, Any] = handler(self)
-        if data.get("loss") is None:
-            data.pop("loss", None)
+        for name, first in (("loss", None), ("learning_rate_schedule", CONSTANT)):
+            if data.get(name) == first:
+                data.pop(name, None)
         return data
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of ``epoch`` (from 1)."""
+        return self.learning_rate * COURSES[self.learning_rate_schedule](epoch, self.epochs)
+
+    def ended_by_itself(self, epochs: int, *, patience_spent: bool) -> bool:
+        """Whether a training of ``epochs`` was over: its patience was, or its rate had run its course."""
+        return patience_spent or epochs < self.epochs or self.learning_rate_schedule != CONSTANT
 
 
 class ExpertsSpec(Strict):

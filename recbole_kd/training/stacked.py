@@ -76,11 +76,16 @@ class StackedAdam:
     def __init__(self, parameters: Parameters, rates: Sequence[float], decays: Sequence[float]) -> None:
         self.parameters = parameters
         device = next(iter(parameters.values())).device
-        self._rates = torch.tensor(rates, dtype=torch.float64, device=device)
+        self._rates = torch.zeros(len(rates), dtype=torch.float64, device=device)
+        self.set_rates(rates)
         self._decays = torch.tensor(decays, dtype=torch.float32, device=device)
         self._steps = torch.zeros(len(rates), dtype=torch.float64, device=device)
         self._first = {k: torch.zeros_like(w) for k, w in parameters.items()}
         self._second = {k: torch.zeros_like(w) for k, w in parameters.items()}
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Learning rate of every model from the next step on."""
+        self._rates.copy_(torch.tensor(rates, dtype=torch.float64))
 
     @torch.no_grad()
     def step(self, gradients: Parameters, active: Tensor | None) -> None:
@@ -151,7 +156,7 @@ def fit_stacked(
     while running:
         epoch += 1
         begin = time.perf_counter()
-        losses = stack.train_epoch(running)
+        losses = stack.train_epoch(running, epoch)
         spent = (time.perf_counter() - begin) / len(running)
         for member, loss in zip(running, losses, strict=True):
             row = stack.finish_epoch(member, epoch, loss, spent)
@@ -179,7 +184,7 @@ class _Stack:
             member.average = WeightAverage(member.model, member.spec.train.weight_average)
         self._adam = StackedAdam(
             self._parameters,
-            [s.train.learning_rate for s in specs],
+            [s.train.rate(1) for s in specs],
             [s.train.weight_decay for s in specs],
         )
         self._dtype = resolve_precision(specs[0].train.softmax_precision, device)
@@ -205,8 +210,9 @@ class _Stack:
         average = WeightAverage(model, 0.0)
         return _Member(place, spec, model, Streams.of(seed), batches, average, stopping)
 
-    def train_epoch(self, running: Sequence[_Member]) -> list[float]:
+    def train_epoch(self, running: Sequence[_Member], epoch: int) -> list[float]:
         """One epoch of every running member; returns their mean losses."""
+        self._adam.set_rates([m.spec.train.rate(epoch) for m in self.members])
         for member in running:
             member.model.train()
         epochs = [m.batches.epoch(m.streams.batches) for m in running]
@@ -292,7 +298,9 @@ def _result(member: _Member) -> FitResult:
         history=member.history,
         best_epoch=member.stopping.best_epoch,
         epochs=len(member.history),
-        stopped_early=member.stopping.stop or len(member.history) < member.spec.train.epochs,
+        stopped_early=member.spec.train.ended_by_itself(
+            len(member.history), patience_spent=member.stopping.stop
+        ),
         seconds=member.seconds,
         n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )

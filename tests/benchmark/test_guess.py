@@ -61,3 +61,14 @@ def test_plan_says_that_it_guesses(place, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["estimate_seconds"] is None
     assert found["guess_seconds"] > 0
+
+
+def test_a_falling_rate_runs_all_its_epochs_and_a_constant_one_is_stopped(place, write_experiment):
+    def guess(schedule: str) -> float:
+        train = {"epochs": 40, "stopping_step": 40, "learning_rate_schedule": schedule}
+        variants = {"plain": {"train": train}}
+        path = write_experiment(schedule, {"backbones": ["SASRec"], "variants": variants, "seeds": [1]})
+        plan = make_plan(load_experiment(path).cells, place / "none")
+        return total(plan, guesses(plan), 1)
+
+    assert guess("linear") - 3 == pytest.approx((guess("constant") - 3) * 40 / 20)

@@ -108,7 +108,7 @@ RELAXED = {"interesting": 3, "interesting_decay": 2.0, "others": 4}
 CASES = {
     "SASRec": (student_spec("SASRec", epochs=3, weight_average=0.9), None),
     "GRU4Rec": (student_spec("GRU4Rec", epochs=3, clip_grad_norm=0.5, weight_decay=0.01), None),
-    "BERT4Rec": (student_spec("BERT4Rec", epochs=3), None),
+    "BERT4Rec": (student_spec("BERT4Rec", epochs=3, learning_rate_schedule="linear"), None),
     "sampled": (student_spec("GRU4Rec", epochs=3, loss=SAMPLED), None),
     "alternate": (
         taught("SASRec", projector="mlp", schedule="alternate-batches", alternate_every=3, distil_epochs=3),

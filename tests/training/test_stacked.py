@@ -50,12 +50,14 @@ def test_cells_of_a_grid_stop_each_on_its_own():
         student_spec("SASRec", learning_rate=rate, stopping_step=patience, epochs=8)
         for rate, patience in ((0.005, 8), (1e-9, 1), (1e-9, 3))
     ]
-    results = together(specs, [1, 1, 1])
+    specs.append(student_spec("SASRec", learning_rate_schedule="linear", epochs=5))
+    results = together(specs, [1, 1, 1, 2])
     for got, spec in zip(results, specs, strict=True):
-        want = alone(spec, 1)
+        want = alone(spec, 2 if spec is specs[3] else 1)
         assert (got.epochs, got.best_epoch) == (want.epochs, want.best_epoch)
         assert got.history[-1]["loss"] == pytest.approx(want.history[-1]["loss"], rel=1e-3)
-    assert [r.epochs for r in results] == [8, 2, 4]
+    assert [r.epochs for r in results] == [8, 2, 4, 5]
+    assert [r.stopped_early for r in results] == [False, True, True, True]
 
 
 def test_clipping_is_by_the_norm_of_each_model():
