@@ -55,7 +55,8 @@ def student_spec(model: str, changes: list[str]) -> StudentSpec:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, rank, write; return the summary."""
     split, max_len = load_split(args.dataset)
-    spec = student_spec(args.model, [*args.set, f"train.epochs={args.epochs}"])
+    limit = [] if args.epochs is None else [f"train.epochs={args.epochs}"]
+    spec = student_spec(args.model, [*args.set, *limit])
     clock = Clock()
     curve = Curve(args.out, clock)
 
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         summary["ended"] = str(reason)
     else:
         clock.stop()
-        summary["ended"] = "early stopping" if result.stopped_early else "epoch limit"
+        summary["ended"] = "early stopping" if result.epochs < spec.train.epochs else "epoch limit"
         summary["best_epoch"] = result.best_epoch
         ranks = {
             part: rank_targets(
@@ -151,6 +152,8 @@ def evaluation_seconds(spec: StudentSpec, split: Split, max_len: int, device: st
 def main() -> None:
     """Command line."""
     parser = run_arguments(__doc__.splitlines()[0] if __doc__ else None)
+    # A falling rate falls over the epochs: another number of them is another schedule.
+    parser.set_defaults(epochs=None)
     parser.add_argument(
         "--set", action="append", default=[], metavar="PART.KEY=VALUE", help="train.learning_rate=0.002"
     )

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import student_run
 from benchmarks.common import Clock, Curve, read_curve
+from benchmarks.student_run import main, student_spec
 from recbole_kd.errors import UserError
 from tests.students import MAX_LEN, tiny_split
 
@@ -65,6 +66,24 @@ def test_a_killed_run_goes_on(measured, tmp_path, monkeypatch):
         "ranks.parquet",
         "summary.json",
     ]
+
+
+def test_the_epochs_of_a_model_are_its_own_unless_asked(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(student_run, "load_split", lambda name: (tiny_split(), MAX_LEN))
+    monkeypatch.setattr(student_run, "one_thread", lambda: None)
+
+    def told(split, spec, *args, **more):
+        seen.append(spec.train.epochs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(student_run, "fit", told)
+    for more in ([], ["--epochs", "7"]):
+        command = ["student_run", "--model", "BERT4Rec", "--out", str(tmp_path), *more]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(KeyboardInterrupt):
+            main()
+    assert seen == [student_spec("BERT4Rec", []).train.epochs, 7]
 
 
 def test_a_curve_begins_anew_and_knows_when_it_lacks_an_epoch(tmp_path):
