@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_kd.models.batch import Batch, segment_mask
@@ -55,25 +56,36 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
     def prepare(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Hide items: each with ``mask_ratio``, or, in a share ``ft_ratio`` of pieces, only the last one.
 
+        Inside a history pieces end at random places. One that ends with the history is shortened to a random
+        end, or a user's last item would be asked for in every epoch and any other in one of ``max_len``.
         A piece in which chance hides nothing has its last item hidden, so every piece carries a loss.
         """
-        segment = batch.segment.numpy(force=True)
+        segment, position = batch.segment.numpy(force=True), batch.position.numpy(force=True)
         length = batch.length.numpy(force=True)
         real = segment < len(length)
-        piece = segment[real]
-        is_last = batch.position.numpy(force=True)[real] == length[piece] - 1
+        piece, at = segment[real], position[real]
         hide = rng.random(len(piece), dtype=np.float32) < self.mask_ratio
         mask_last = rng.random(len(length)) < self.ft_ratio
+        to_the_end = (batch.start + batch.length == batch.history).numpy(force=True)
+        drawn = rng.integers(1, np.maximum(length, 2))
+        last = np.where(mask_last & to_the_end & (length > 1), drawn, length - 1)
         hide &= ~mask_last[piece]
         empty = np.bincount(piece[hide], minlength=len(length)) == 0
-        hide |= is_last & empty[piece]
-        grid = np.zeros(segment.shape, bool)
-        grid[real] = hide
-        hidden = torch.from_numpy(grid).to(batch.item_seq.device)
+        hide |= (at == last[piece]) & empty[piece]
+
+        def on_grid(chosen: NDArray[np.bool_]) -> Tensor:
+            grid = np.zeros(segment.shape, bool)
+            grid[real] = chosen
+            return torch.from_numpy(grid).to(batch.item_seq.device)
+
+        hidden, gone = on_grid(hide), on_grid(at > last[piece])
         return replace(
             batch,
-            item_seq=torch.where(hidden, self.mask_token, batch.item_seq),
+            item_seq=torch.where(hidden, self.mask_token, batch.item_seq).masked_fill(gone, 0),
             target=torch.where(hidden, batch.target, 0),
+            position=batch.position.masked_fill(gone, 0),
+            segment=batch.segment.masked_fill(gone, len(length)),
+            length=torch.from_numpy(last + 1).to(batch.length.device),
         )
 
     def reconstruct_test_data(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:

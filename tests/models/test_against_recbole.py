@@ -120,6 +120,9 @@ def test_masked_loss_is_recboles_bert4rec_loss():
         def random(self, size, dtype=None):
             return np.where(odd, 0.0, 1.0) if size == len(odd) else np.ones(size)
 
+        def integers(self, low, high):
+            return high - 1
+
     real = batch.segment < len(batch.length)
     odd = (batch.position[real] % 2 == 1).numpy()
     got, _ = model.sequence_losses(batch, None, Chosen(), distil=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import scipy.stats
 import torch
 
 from recbole_kd.models.batch import SequenceBatches
@@ -44,13 +45,49 @@ def test_every_train_item_is_hidden_sooner_or_later_and_every_piece_carries_a_lo
             hidden = prepared.target > 0
             seen.update(prepared.target[hidden].tolist())
             assert bool((prepared.item_seq[hidden] == model.mask_token).all())
-            assert bool((prepared.item_seq[~hidden] == batch.item_seq[~hidden]).all())
+            kept = ~hidden & (prepared.segment < len(batch.user))
+            assert bool((prepared.item_seq[kept] == batch.item_seq[kept]).all())
             assert set(batch.segment[hidden].tolist()) == set(range(len(batch.user)))
     assert set(seen) == set(range(1, 10))
-    # item 1 is hidden with (1 - ft_ratio) * mask_ratio = .14; item 6 also when it is last or nothing else is
+    # item 1 is hidden with (1 - ft_ratio) * mask_ratio = .14; item 6 also as the end, or where nothing else is
     assert 0.11 < seen[1] / 400 < 0.18
-    last = 0.3 + 0.7 * (0.2 + 0.8**6)
+    last = 0.3 / 5 + 0.7 * (0.2 + 0.8**6)
     assert abs(seen[6] / 400 - last) < 0.08
+
+
+def test_all_items_of_a_history_are_made_the_last_alike():
+    """RecBole's prefixes end anywhere; whole histories would only ever ask for their last items."""
+    model = student("BERT4Rec", mask_ratio=0.2, ft_ratio=1.0)
+    batches = SequenceBatches(sequences([[1, 2, 3, 4, 5, 6]]), MAX_LEN, 4, shift=False, packed=True)
+    rng = np.random.default_rng(0)
+    seen: Counter[int] = Counter()
+    for _ in range(1000):
+        (batch,) = (model.prepare(b, rng) for b in batches.epoch(rng))
+        (asked,) = batch.target[batch.target > 0].tolist()
+        row = batch.item_seq[0].tolist()
+        assert row == [*range(1, asked), model.mask_token, *[0] * (MAX_LEN - asked)]
+        assert batch.length.tolist() == [asked]
+        assert batch.segment[0].tolist() == [0] * asked + [1] * (MAX_LEN - asked)
+        seen[asked] += 1
+    assert sorted(seen) == [2, 3, 4, 5, 6]
+    assert scipy.stats.chisquare(list(seen.values())).pvalue > 1e-4
+
+
+def test_a_piece_inside_a_history_is_asked_for_its_last_item():
+    model = student("BERT4Rec", mask_ratio=0.2, ft_ratio=1.0)
+    rows = [list(range(1, 3 * MAX_LEN))]
+    batches = SequenceBatches(sequences(rows), MAX_LEN, 8, shift=False, packed=True)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for batch in batches.epoch(rng):
+            prepared = model.prepare(batch, rng)
+            for p, (start, length) in enumerate(
+                zip(batch.start.tolist(), batch.length.tolist(), strict=True)
+            ):
+                asked = prepared.target[(batch.segment == p) & (prepared.target > 0)].tolist()
+                ends = start + length == len(rows[0])
+                assert len(asked) == 1
+                assert ends or asked == [rows[0][start + length - 1]]
 
 
 def test_the_last_block_at_masked_positions_is_the_last_block():
