@@ -49,7 +49,7 @@ def test_every_train_item_is_hidden_sooner_or_later_and_every_piece_carries_a_lo
             assert bool((prepared.item_seq[kept] == batch.item_seq[kept]).all())
             assert set(batch.segment[hidden].tolist()) == set(range(len(batch.user)))
     assert set(seen) == set(range(1, 10))
-    # item 1 is hidden with (1 - ft_ratio) * mask_ratio = .14; item 6 also as the end, or where nothing else is
+    # item 1 is hidden with (1 - ft_ratio) * mask_ratio = .14; item 6 also as the end, or if nothing else is
     assert 0.11 < seen[1] / 400 < 0.18
     last = 0.3 / 5 + 0.7 * (0.2 + 0.8**6)
     assert abs(seen[6] / 400 - last) < 0.08
