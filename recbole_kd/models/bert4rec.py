@@ -67,8 +67,10 @@ class BERT4RecKD(DistillationMixin, PrefixLossMixin, BERT4Rec):
         hide = rng.random(len(piece), dtype=np.float32) < self.mask_ratio
         mask_last = rng.random(len(length)) < self.ft_ratio
         to_the_end = (batch.start + batch.length == batch.history).numpy(force=True)
-        drawn = rng.integers(1, np.maximum(length, 2))
-        last = np.where(mask_last & to_the_end & (length > 1), drawn, length - 1)
+        shortened = mask_last & to_the_end & (length > 1)
+        last = length - 1
+        if shortened.any():
+            last = np.where(shortened, rng.integers(1, np.maximum(length, 2)), last)
         hide &= ~mask_last[piece]
         empty = np.bincount(piece[hide], minlength=len(length)) == 0
         hide |= (at == last[piece]) & empty[piece]
