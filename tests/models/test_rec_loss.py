@@ -155,13 +155,13 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_trains_on_it_and_repeats_itself(name, spec):
-    chosen = student_spec(name, loss=spec, epochs=8)
+    chosen = student_spec(name, loss=spec, epochs=20, stopping_step=20)
     runs = [
         fit(tiny_split(), chosen, None, seed=1, device="cpu", max_item_list_length=MAX_LEN) for _ in range(2)
     ]
     losses = [[row["loss"] for row in run.history] for run in runs]
     assert losses[0] == losses[1]
-    assert losses[0][-1] < losses[0][0]
+    assert np.mean(losses[0][-5:]) < np.mean(losses[0][:5])
     assert np.isfinite(losses).all()
 
 
