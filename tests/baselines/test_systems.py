@@ -71,7 +71,7 @@ def test_with_zeroed_inputs_it_trains_as_the_plain_backbone(backbone, name):
 )
 def test_with_inputs_it_differs_and_learns(backbone, name):
     plain = trained(backbone, None, None, epochs=1)
-    result = trained(backbone, name, side(), epochs=10)
+    result = trained(backbone, name, side(), epochs=10 if backbone == "BERT4Rec" else 3)  # random masks
     assert result.history[0]["loss"] != plain.history[0]["loss"]
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 

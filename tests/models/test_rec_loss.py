@@ -155,13 +155,15 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_trains_on_it_and_repeats_itself(name, spec):
-    chosen = student_spec(name, loss=spec, epochs=20, stopping_step=20)
+    # One epoch of random masks is no trend: a masked model has twenty epochs, of which five are averaged.
+    epochs, mean_of = (20, 5) if name == "BERT4Rec" else (2, 1)
+    chosen = student_spec(name, loss=spec, epochs=epochs, stopping_step=epochs)
     runs = [
         fit(tiny_split(), chosen, None, seed=1, device="cpu", max_item_list_length=MAX_LEN) for _ in range(2)
     ]
     losses = [[row["loss"] for row in run.history] for run in runs]
     assert losses[0] == losses[1]
-    assert np.mean(losses[0][-5:]) < np.mean(losses[0][:5])
+    assert np.mean(losses[0][-mean_of:]) < np.mean(losses[0][:mean_of])
     assert np.isfinite(losses).all()
 
 
