@@ -190,10 +190,10 @@ def _problems(
 def shared_protocol(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What methods must have in common to be compared.
 
-    What one was pre-trained on is its own affair, and the full-catalogue ranks of a re-ranker compare with
-    anybody's.
+    What one was pre-trained on and which of its epochs may be kept is its own affair, and the full-catalogue
+    ranks of a re-ranker compare with anybody's.
     """
-    own = ("pretraining", "re-ranked")
+    own = ("pretraining", "kept_epochs", "re-ranked")
     return {k: v for k, v in (manifest.get("protocol") or {}).items() if k not in own}
 
 

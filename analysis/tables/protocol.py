@@ -84,14 +84,20 @@ def _entries(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pretraining(results: Results) -> tuple[str, ...]:
-    """One line for everything that a method was pre-trained on."""
-    found: dict[str, list[str]] = {}
+def _own_affairs(results: Results) -> tuple[str, ...]:
+    """One line for everything that a method was pre-trained on, and for every range of epochs."""
+    pretrained: dict[str, list[str]] = {}
+    kept: dict[str, list[str]] = {}
     for row in results.done.drop_duplicates("cell").itertuples():
-        said = (results.manifests[row.cell].get("protocol") or {}).get("pretraining")
-        if said is not None:
-            found.setdefault(str(said), []).append(f"{row.backbone} {row.variant}")
-    return tuple(f"Pre-training of {wording.listing(dict.fromkeys(v))}: {k}." for k, v in found.items())
+        protocol = results.manifests[row.cell].get("protocol") or {}
+        if "pretraining" in protocol:
+            pretrained.setdefault(str(protocol["pretraining"]), []).append(f"{row.backbone} {row.variant}")
+        if "kept_epochs" in protocol:
+            kept.setdefault(str(protocol["kept_epochs"]), []).append(str(row.backbone))
+    return (
+        *(f"Pre-training of {wording.listing(dict.fromkeys(v))}: {k}." for k, v in pretrained.items()),
+        *(f"Selected among epochs {k}: {wording.listing(dict.fromkeys(v))}." for k, v in kept.items()),
+    )
 
 
 def _filter(kept: Any) -> str:
@@ -126,7 +132,7 @@ def protocol_table(results: Results) -> Table:
         columns=tuple(Column(head, "r" if name in right else "l") for name, head in heads.items()),
         rows=rows,
         groups=tuple(range(len(rows))),
-        notes=_pretraining(results),
+        notes=_own_affairs(results),
         frame=frame,
     )
 

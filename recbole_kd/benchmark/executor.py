@@ -304,9 +304,12 @@ def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
     if spec.ranker is not None:
         kept["re-ranked"] = _reranked_protocol(spec.ranker["candidates"])
     loss = "closed form" if spec.student.model in COMPUTED else spec.student.hparams.get("loss_type", "CE")
-    if spec.student.train.loss is not None:
-        loss = loss_label(spec.student.train.loss)
-    said = {"loss": loss, "ties": "average rank", "selected_by": spec.student.train.valid_metric}
+    train = spec.student.train
+    if train.loss is not None:
+        loss = loss_label(train.loss)
+    said = {"loss": loss, "ties": "average rank", "selected_by": train.valid_metric}
+    if train.passed_over:
+        said["kept_epochs"] = f"{train.passed_over + 1} to {train.epochs}"
     before = trained_on(spec)
     return {**kept, **said} | ({} if before is None else {"pretraining": before})
 

@@ -67,7 +67,8 @@ def _guess(cell: CellSpec) -> float | None:
     before = 0 if said is None else int(said["spec"]["epochs"])
     train = cell.student.train
     # A rate that falls to nothing has its course to run; at a constant one patience ends it.
-    epochs = train.epochs if train.learning_rate_schedule != CONSTANT else min(_EPOCHS, train.epochs)
+    runs_out = train.learning_rate_schedule != CONSTANT
+    epochs = train.epochs if runs_out else min(max(_EPOCHS, train.passed_over), train.epochs)
     return _START + (epochs + before) * epoch_work(cell, size) / _SPEED
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from recbole_kd.benchmark.marked_yaml import MarkedDict, load_marked
 from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import SpecError
-from recbole_kd.training.rates import CONSTANT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,11 +182,7 @@ def _settings(spec: StudentSpec, model: Any, seed: int) -> dict[str, Any]:
     train = spec.train
     if train.weight_average:
         raise SpecError("train.weight_average: RecBole's own Trainer keeps no averaged weights; set it to 0")
-    if train.learning_rate_schedule != CONSTANT:
-        raise SpecError(
-            f"train.learning_rate_schedule: {train.learning_rate_schedule}, but RecBole's own Trainer keeps "
-            f"its rate; set it to {CONSTANT}"
-        )
+    train.refuse_course("RecBole's own Trainer")
     settings = {
         **spec.hparams,
         "seed": seed,

@@ -11,12 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLOCK_BYTES = 1 << 20
 """Logits of one block on a CPU; half of an L2 cache of 2 MiB (measured: flat between 0.5 and 1.5 MiB)."""
 
 MIN_ROWS = 48
 """Rows of a block at the least: with fewer a matrix product loses more than the cache wins."""
+
+ROWS_MULTIPLE = 16
+"""Rows of a block come in multiples of it, the last one filled up with zeros where products are in a lower
+precision: there the processor's library makes and keeps a kernel for every shape it meets, and the number of
+targets changes with every step."""
 
 
 def resolve_precision(name: str, device: str) -> torch.dtype:
@@ -40,7 +46,7 @@ def resolve_precision(name: str, device: str) -> torch.dtype:
 
 def _rows_per_block(n_items: int, device: torch.device) -> int:
     budget = BLOCK_BYTES if device.type == "cpu" else 256 * BLOCK_BYTES
-    return max(MIN_ROWS, budget // (4 * n_items))
+    return max(MIN_ROWS, budget // (4 * n_items) // ROWS_MULTIPLE * ROWS_MULTIPLE)
 
 
 def _softmax(h: Tensor, items: Tensor, bias: Tensor | None, buffer: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,13 +120,16 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if need_grad and bias is not None else None
         total = h.new_zeros(())
         low_h, low_items, mean = lower(h, items, dtype)
+        if mean is not None:
+            low_h = F.pad(low_h, (0, 0, 0, -len(target) % ROWS_MULTIPLE))
         step = _rows_per_block(len(items), h.device)
         # One buffer for all blocks: new memory for each costs as much as the product that fills it.
-        buffer = low_h.new_empty(min(step, len(target)), len(items))
+        buffer = low_h.new_empty(min(step, len(low_h)), len(items))
         for begin in range(0, len(target), step):
             rows = slice(begin, begin + step)
             goal, block = target[rows, None], low_h[rows]
-            share = _softmax(block, low_items, bias, buffer[: len(block)], h.dtype)
+            filled = _softmax(block, low_items, bias, buffer[: len(block)], h.dtype)
+            share = filled[: len(goal)]
             wanted = share.gather(1, goal)
             # Below the smallest normal number the loss is cut at 87; its gradient stays exact.
             total -= wanted.clamp_min(torch.finfo(h.dtype).tiny).log().sum()
@@ -132,8 +141,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                 if grad_items is not None:
                     grad_items.addmm_(share.t(), block)
             else:
-                low = share.to(low_h.dtype)
-                grad_h[rows] = low @ low_items
+                low = filled.to(low_h.dtype)
+                grad_h[rows] = (low @ low_items)[: len(goal)]
                 if grad_items is not None:
                     grad_items += low.t() @ block
             if grad_bias is not None:

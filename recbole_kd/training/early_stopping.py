@@ -17,21 +17,25 @@ class EarlyStopping:
     warm_up : int
         Epochs before patience begins to count (phase 1 of a distilled run). The best value may still be
         reached there.
+    passed_over : int
+        Epochs at the beginning that cannot be the best one; patience counts after them too.
     """
 
-    def __init__(self, patience: int, warm_up: int = 0) -> None:
-        self._patience, self._warm_up = patience, warm_up
+    def __init__(self, patience: int, warm_up: int = 0, passed_over: int = 0) -> None:
+        self._patience, self._warm_up, self._passed_over = patience, warm_up, passed_over
         self.best_value = float("-inf")
         self.best_epoch = 0
         self.stop = False
 
     def update(self, epoch: int, value: float) -> bool:
         """Record the value of ``epoch`` (from 1); return True if it is the best so far."""
+        if epoch <= self._passed_over:
+            return False
         better = value > self.best_value
         if better:
             self.best_value, self.best_epoch = value, epoch
-        waited = epoch - max(self.best_epoch, self._warm_up)
-        self.stop = epoch > self._warm_up and waited >= self._patience
+        begin = max(self._warm_up, self._passed_over)
+        self.stop = epoch > begin and epoch - max(self.best_epoch, begin) >= self._patience
         return better
 
     def renew(self, epoch: int) -> None:

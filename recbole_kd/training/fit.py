@@ -235,7 +235,9 @@ class _Training:
         self._run = Run(model, split, spec, seed, device, max_len, asked.execution, asked.shards)
         self._watch = Watch.of(model, split, profiles, asked.diagnostics, max_len, device)
         self._stopping = EarlyStopping(
-            spec.train.stopping_step, warm_up=schedule.patience_from if schedule else 0
+            spec.train.stopping_step,
+            warm_up=schedule.patience_from if schedule else 0,
+            passed_over=spec.train.passed_over,
         )
         self._history: list[dict[str, Any]] = []
         self._best: dict[str, Tensor] = {}

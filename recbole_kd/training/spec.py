@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
+from recbole_kd.errors import SpecError
 from recbole_kd.strict import Strict
 from recbole_kd.training.rates import CONSTANT, COURSES, known
 
@@ -54,6 +55,9 @@ class TrainSpec(Strict):
     train_batch_size: int = Field(ge=1, description="sequences (windows) per step")
     epochs: int = Field(ge=1, description="a limit; a run that reaches it at a constant rate is flagged")
     stopping_step: int = Field(ge=1, description="epochs without a better validation value")
+    keep_from: float = Field(
+        0.0, ge=0, lt=1, description="share of `epochs` after which an epoch can be the best one"
+    )
     valid_metric: str
     clip_grad_norm: float | None
     weight_average: float = Field(
@@ -67,9 +71,9 @@ class TrainSpec(Strict):
 
     @model_serializer(mode="wrap")
     def _without_first_choices(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The exact softmax and the constant rate are written, and addressed, as before there was a choice.
+        # What was the only way once is written, and addressed, as before there was a choice.
         data: dict[str, Any] = handler(self)
-        for name, first in (("loss", None), ("learning_rate_schedule", CONSTANT)):
+        for name, first in (("loss", None), ("learning_rate_schedule", CONSTANT), ("keep_from", 0.0)):
             if data.get(name) == first:
                 data.pop(name, None)
         return data
@@ -77,6 +81,28 @@ class TrainSpec(Strict):
     def rate(self, epoch: int) -> float:
         """Learning rate of ``epoch`` (from 1)."""
         return self.learning_rate * COURSES[self.learning_rate_schedule](epoch, self.epochs)
+
+    @property
+    def passed_over(self) -> int:
+        """Epochs before the first one that can be kept."""
+        return int(self.keep_from * self.epochs)
+
+    def refuse_course(self, trainer: str) -> None:
+        """Raise for what a ``trainer`` that keeps its rate and may keep every epoch would leave unread.
+
+        Raises
+        ------
+        SpecError
+        """
+        if self.learning_rate_schedule != CONSTANT:
+            raise SpecError(
+                f"train.learning_rate_schedule: {self.learning_rate_schedule}, but {trainer} keeps its rate; "
+                f"set it to {CONSTANT}"
+            )
+        if self.keep_from:
+            raise SpecError(
+                f"train.keep_from: {self.keep_from:g}, but {trainer} chooses among all epochs; set it to 0"
+            )
 
     def ended_by_itself(self, epochs: int, *, patience_spent: bool) -> bool:
         """Whether a training of ``epochs`` was over: its patience was, or its rate had run its course."""

@@ -206,7 +206,7 @@ class _Stack:
             shift=model.shift,
             packed=model.packed,
         )
-        stopping = EarlyStopping(spec.train.stopping_step)
+        stopping = EarlyStopping(spec.train.stopping_step, passed_over=spec.train.passed_over)
         average = WeightAverage(model, 0.0)
         return _Member(place, spec, model, Streams.of(seed), batches, average, stopping)
 

@@ -94,3 +94,12 @@ def test_pretraining_is_said_and_is_no_other_protocol(tmp_path: Path) -> None:
     (note,) = protocol_table(results).notes
     assert note.startswith("Pre-training of GRU4Rec plain")
     assert note.endswith(": train part of toy, 3 epochs.")
+
+
+def test_epochs_to_choose_from_are_said_and_are_no_other_protocol(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(10), seeds=(0,), backbones=("SASRec", "GRU4Rec"))
+    edited(tmp_path, gru4rec={"kept_epochs": "61 to 80"})
+    results = load_results(directory)
+    assert len(protocol_frame(results)) == 1
+    assert not [said for said in results.problems if "protocols" in said]
+    assert protocol_table(results).notes == ("Selected among epochs 61 to 80: GRU4Rec.",)

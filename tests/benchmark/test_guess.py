@@ -64,11 +64,19 @@ def test_plan_says_that_it_guesses(place, capsys):
 
 
 def test_a_falling_rate_runs_all_its_epochs_and_a_constant_one_is_stopped(place, write_experiment):
-    def guess(schedule: str) -> float:
-        train = {"epochs": 40, "stopping_step": 40, "learning_rate_schedule": schedule}
+    def guess(schedule: str, keep_from: float = 0) -> float:
+        train = {
+            "epochs": 40,
+            "stopping_step": 40,
+            "learning_rate_schedule": schedule,
+            "keep_from": keep_from,
+        }
         variants = {"plain": {"train": train}}
-        path = write_experiment(schedule, {"backbones": ["SASRec"], "variants": variants, "seeds": [1]})
+        path = write_experiment(
+            f"{schedule}-{keep_from}", {"backbones": ["SASRec"], "variants": variants, "seeds": [1]}
+        )
         plan = make_plan(load_experiment(path).cells, place / "none")
         return total(plan, guesses(plan), 1)
 
     assert guess("linear") - 3 == pytest.approx((guess("constant") - 3) * 40 / 20)
+    assert guess("constant", 0.75) - 3 == pytest.approx((guess("constant") - 3) * 30 / 20)

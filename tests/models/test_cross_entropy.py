@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_kd.models import cross_entropy
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
@@ -68,6 +69,32 @@ def test_no_token_no_loss():
 def test_huge_logits_stay_finite():
     h, items = torch.full((2, 1), 1e4), torch.tensor([[1.0], [-1.0]])
     assert float(catalogue_cross_entropy(h, items, torch.tensor([0, 0]))) == 0.0
+
+
+@pytest.mark.parametrize("n_tokens", [1, 15, 16, 17, 130, 333])
+def test_lower_products_have_few_shapes_and_rows_filled_up_say_nothing(n_tokens, monkeypatch):
+    sizes = set()
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.mm.out):
+                sizes.update(args[0].shape, args[1].shape)
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", 1)
+    torch.manual_seed(0)
+    h = torch.randn(n_tokens, 8, requires_grad=True)
+    items, bias = torch.randn(50, 8, requires_grad=True), torch.randn(50, requires_grad=True)
+    target = torch.randint(0, 50, (n_tokens,))
+    with Products():
+        low = catalogue_cross_entropy(h, items, target, bias, dtype=torch.bfloat16)
+        got = torch.autograd.grad(low, [h, items, bias])
+    assert len(sizes) > 2
+    assert all(size % 16 == 0 for size in sizes - {8, 50})
+    exact = F.cross_entropy(h @ items.t() + bias, target)
+    assert float(low.detach()) == pytest.approx(float(exact.detach()), abs=0.02)
+    for a, b in zip(got, torch.autograd.grad(exact, [h, items, bias]), strict=True):
+        assert float((a - b).norm() / b.norm()) < 0.01
 
 
 def test_bfloat16_products_stay_close():

@@ -109,6 +109,7 @@ CASES = {
     "SASRec": (student_spec("SASRec", epochs=3, weight_average=0.9), None),
     "GRU4Rec": (student_spec("GRU4Rec", epochs=3, clip_grad_norm=0.5, weight_decay=0.01), None),
     "BERT4Rec": (student_spec("BERT4Rec", epochs=3, learning_rate_schedule="linear"), None),
+    "kept late": (student_spec("SASRec", epochs=4, learning_rate_schedule="linear", keep_from=0.75), None),
     "sampled": (student_spec("GRU4Rec", epochs=3, loss=SAMPLED), None),
     "alternate": (
         taught("SASRec", projector="mlp", schedule="alternate-batches", alternate_every=3, distil_epochs=3),

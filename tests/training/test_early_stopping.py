@@ -26,3 +26,9 @@ def test_an_equal_value_is_not_better():
 def test_never_stops_in_the_warm_up_and_counts_from_its_end():
     assert _run([5, 1, 1, 1, 1, 1, 1], patience=2, warm_up=4) == (6, 1)
     assert _run([5, 1, 1, 1, 1, 6, 1, 1], patience=2, warm_up=4) == (8, 6)
+
+
+def test_an_epoch_that_is_passed_over_is_neither_best_nor_waited_for():
+    assert _run([9, 9, 9, 1, 2, 1, 1], patience=2, passed_over=3) == (7, 5)
+    assert _run([9, 1, 1], patience=1, passed_over=2) == (None, 3)
+    assert _run([9, 5, 1, 1, 1, 1], patience=2, warm_up=4, passed_over=1) == (6, 2)

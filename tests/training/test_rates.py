@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from recbole_kd.errors import SpecError
 from recbole_kd.training.fit import fit
 from recbole_kd.training.rates import COURSES
 from recbole_kd.training.spec import TrainSpec
@@ -71,6 +72,36 @@ def test_a_constant_rate_is_written_as_before_there_was_a_choice():
     falling = train.model_copy(update={"learning_rate_schedule": "linear"})
     assert falling.canonical()["learning_rate_schedule"] == "linear"
     assert falling.digest() != train.digest()
+
+
+def test_only_epochs_that_can_be_kept_are(split):
+    train = {"epochs": 8, "stopping_step": 8, "learning_rate": 0.02, "learning_rate_schedule": "linear"}
+    (_, anywhere), (_, late) = (rates_of(split, **train, keep_from=share) for share in (0.0, 0.875))
+    values = [row["valid_ndcg@10"] for row in anywhere.history]
+    assert [row["valid_ndcg@10"] for row in late.history] == values
+    assert anywhere.best_epoch == 1 + values.index(max(values))
+    assert anywhere.best_epoch < 8  # or this test says nothing
+    assert late.best_epoch == 8
+
+
+def test_no_epoch_left_out_is_written_as_before_there_was_a_choice():
+    train = student_spec("SASRec").train
+    assert "keep_from" not in train.canonical()
+    late = train.model_copy(update={"keep_from": 0.75})
+    assert late.canonical()["keep_from"] == 0.75
+    assert late.digest() != train.digest()
+    assert late.model_copy(update={"epochs": 80}).passed_over == 60
+
+
+def test_a_trainer_that_would_not_read_them_refuses_them():
+    train = student_spec("SASRec").train
+    train.refuse_course("somebody")
+    for update, said in (
+        ({"learning_rate_schedule": "linear"}, "train.learning_rate_schedule: linear, but somebody"),
+        ({"keep_from": 0.5}, "train.keep_from: 0.5, but somebody"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            train.model_copy(update=update).refuse_course("somebody")
 
 
 def test_an_unknown_course_is_named_with_the_nearest():

@@ -51,13 +51,14 @@ def test_cells_of_a_grid_stop_each_on_its_own():
         for rate, patience in ((0.005, 8), (1e-9, 1), (1e-9, 3))
     ]
     specs.append(student_spec("SASRec", learning_rate_schedule="linear", epochs=5))
-    results = together(specs, [1, 1, 1, 2])
+    specs.append(student_spec("SASRec", keep_from=0.5, stopping_step=1, epochs=8, learning_rate=1e-9))
+    results = together(specs, [1, 1, 1, 2, 1])
     for got, spec in zip(results, specs, strict=True):
         want = alone(spec, 2 if spec is specs[3] else 1)
         assert (got.epochs, got.best_epoch) == (want.epochs, want.best_epoch)
         assert got.history[-1]["loss"] == pytest.approx(want.history[-1]["loss"], rel=1e-3)
-    assert [r.epochs for r in results] == [8, 2, 4, 5]
-    assert [r.stopped_early for r in results] == [False, True, True, True]
+    assert [r.epochs for r in results] == [8, 2, 4, 5, 6]
+    assert [r.stopped_early for r in results] == [False, True, True, True, True]
 
 
 def test_clipping_is_by_the_norm_of_each_model():

@@ -226,6 +226,7 @@ def fit(
         Scores of whole histories; also users who were never trained on.
     """
     own, train = P5Spec.model_validate(spec.hparams), spec.train
+    train.refuse_course("P5's own loop")
     system = P5(split, own, seed, device)
     how = TuneSpec(
         epochs=train.epochs,
