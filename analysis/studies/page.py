@@ -49,7 +49,8 @@ def write_page(directory: str | Path, page: Path, own: StudyPage) -> list[Path]:
     directory : path
         Folder with ``study.json``.
     page : Path
-        The Markdown file; figures (``<stem>-<kind>.png``) and tables (``<stem>-<kind>.csv``) go beside it.
+        The Markdown file; figures (``<stem>-<kind>.png``) and tables with rows (``<stem>-<kind>.csv``) go
+        beside it.
     own : StudyPage
 
     Returns
@@ -74,6 +75,7 @@ def write_page(directory: str | Path, page: Path, own: StudyPage) -> list[Path]:
     paths += [
         write_atomic(page.with_name(f"{page.stem}-{kind}.csv"), table.to_csv())
         for kind, table in tables.items()
+        if table.rows
     ]
     return [write_atomic(page, text), *paths]
 
@@ -101,7 +103,8 @@ def _text(run: StudyRun, stem: str, figures: list[str], tables: Mapping[str, Tab
     for kind in figures:
         lines += [f"## Figure: {kind}", "", f"![{kind}]({stem}-{kind}.png)", ""]
     for kind, table in tables.items():
-        lines += [f"## Table: {kind}", "", table.to_markdown()]
+        empty = "Empty: none of its runs is in this part of the study.\n"
+        lines += [f"## Table: {kind}", "", table.to_markdown() if table.rows else empty]
     lines += [*_known(run, own), "## Run it", "", "```", run.command, "```", ""]
     lines += [f"Runs: {done} of {planned}. Manifest hash: `{run.manifest_hash()}`.", ""]
     if run.problems:

@@ -24,6 +24,7 @@ from analysis.studies.dose import isotonic_dose, lost_dose
 from analysis.studies.figures import curve
 from analysis.studies.gains import layout_of, trends
 from analysis.studies.known import same_ranks, shown
+from analysis.studies.page import StudyPage, write_page
 from analysis.studies.refresh import Policy, best
 from analysis.studies.run import load_study_run
 from analysis.studies.sentences import answer, could_have_seen
@@ -82,6 +83,22 @@ def test_one_family_over_all_parts(tmp_path):
     wanted = multipletests(raw, method="holm")[1]
     assert [g.result.p_corrected for g in run.gains] == pytest.approx(wanted)
     assert [(g.series, g.x) for g in run.gains] == [("kd", 1), ("other", 1), ("kd", 2), ("other", 2)]
+
+
+def test_a_table_without_rows_is_said_to_be_empty(falling, tmp_path):
+    def rescue(run):
+        return replace(gains(run), rows=(), groups=())
+
+    home = falling
+    record = json.loads((home / "study.json").read_text())
+    (home / "study.json").write_text(json.dumps(record | {"tables": ["gains", "rescue"]}))
+    own = StudyPage(answer=answer, tables={"rescue": rescue})
+    paths = write_page(home, tmp_path / "page.md", own)
+    text = (tmp_path / "page.md").read_text()
+    assert "## Table: rescue\n\nEmpty: none of its runs" in text
+    assert [path.name for path in paths if path.suffix == ".csv"] == ["page-gains.csv"]
+    assert "| Dataset |" in text.partition("## Table: rescue")[0]
+    assert "| Dataset |" not in text.partition("## Table: rescue")[2]
 
 
 def test_named_places_come_before_numbers(tmp_path):
