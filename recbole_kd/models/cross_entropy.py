@@ -19,10 +19,10 @@ BLOCK_BYTES = 1 << 20
 MIN_ROWS = 48
 """Rows of a block at the least: with fewer a matrix product loses more than the cache wins."""
 
-ROWS_MULTIPLE = 16
-"""Rows of a block come in multiples of it, the last one filled up with zeros where products are in a lower
-precision: there the processor's library makes and keeps a kernel for every shape it meets, and the number of
-targets changes with every step."""
+ROWS_MULTIPLE, ITEMS_MULTIPLE = 16, 64
+"""Where products are in a lower precision, rows and items are filled up with zeros to multiples of these. The
+processor's library multiplies whole tiles faster, and it makes and keeps a kernel for every shape that it
+meets, while the number of targets changes with every step."""
 
 
 def resolve_precision(name: str, device: str) -> torch.dtype:
@@ -49,14 +49,15 @@ def _rows_per_block(n_items: int, device: torch.device) -> int:
     return max(MIN_ROWS, budget // (4 * n_items) // ROWS_MULTIPLE * ROWS_MULTIPLE)
 
 
-def _softmax(h: Tensor, items: Tensor, bias: Tensor | None, buffer: Tensor, dtype: torch.dtype) -> Tensor:
-    """Softmax of ``h @ items.T + bias`` over the items, in ``dtype``; in ``buffer`` if that has it."""
-    logits = torch.mm(h, items.t(), out=buffer)
-    if logits.dtype != dtype:
-        logits = logits.to(dtype)
+def _softmax(h: Tensor, items: Tensor, bias: Tensor | None, n: int, products: Tensor, out: Tensor) -> Tensor:
+    """Softmax of ``h @ items.T + bias`` over the first ``n`` items, 0 elsewhere, in ``out``."""
+    torch.mm(h, items.t(), out=products)
+    if out is not products:
+        out.copy_(products)
     if bias is not None:
-        logits.add_(bias)
-    return torch.softmax(logits, 1, out=logits)
+        out[:, :n].add_(bias)
+    out[:, n:] = -torch.inf
+    return torch.softmax(out, 1, out=out)
 
 
 def lower(h: Tensor, items: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -122,14 +123,16 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         low_h, low_items, mean = lower(h, items, dtype)
         if mean is not None:
             low_h = F.pad(low_h, (0, 0, 0, -len(target) % ROWS_MULTIPLE))
+            low_items = F.pad(low_items, (0, 0, 0, -len(items) % ITEMS_MULTIPLE))
         step = _rows_per_block(len(items), h.device)
         # One buffer for all blocks: new memory for each costs as much as the product that fills it.
-        buffer = low_h.new_empty(min(step, len(low_h)), len(items))
+        products = low_h.new_empty(min(step, len(low_h)), len(low_items))
+        shares = products if mean is None else h.new_empty(products.shape)
         for begin in range(0, len(target), step):
             rows = slice(begin, begin + step)
             goal, block = target[rows, None], low_h[rows]
-            filled = _softmax(block, low_items, bias, buffer[: len(block)], h.dtype)
-            share = filled[: len(goal)]
+            low, filled = products[: len(block)], shares[: len(block)]
+            share = _softmax(block, low_items, bias, len(items), low, filled)[: len(goal)]
             wanted = share.gather(1, goal)
             # Below the smallest normal number the loss is cut at 87; its gradient stays exact.
             total -= wanted.clamp_min(torch.finfo(h.dtype).tiny).log().sum()
@@ -141,12 +144,12 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                 if grad_items is not None:
                     grad_items.addmm_(share.t(), block)
             else:
-                low = filled.to(low_h.dtype)
+                low.copy_(filled)
                 grad_h[rows] = (low @ low_items)[: len(goal)]
                 if grad_items is not None:
-                    grad_items += low.t() @ block
+                    grad_items += (low.t() @ block)[: len(items)]
             if grad_bias is not None:
-                grad_bias += share.sum(0)
+                grad_bias += share.sum(0)[: len(items)]
         if mean is not None and grad_h is not None:
             subtract_targets((grad_h, grad_items, grad_bias), h, items, target, mean)
         ctx.grads, ctx.n = (grad_h, grad_items, grad_bias), n
