@@ -17,7 +17,6 @@ from recbole_kd.benchmark.plan import CellState, Plan, kind_of
 from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.errors import UserError
-from recbole_kd.training.rates import CONSTANT
 
 _SPEED = 16e9  # multiply-adds per second of one core; 14 to 26 on a slow AVX2 core, ml-100k
 _EPOCHS = 20  # until early stopping ends an ordinary run
@@ -67,8 +66,7 @@ def _guess(cell: CellSpec) -> float | None:
     before = 0 if said is None else int(said["spec"]["epochs"])
     train = cell.student.train
     # A rate that falls to nothing has its course to run; at a constant one patience ends it.
-    runs_out = train.learning_rate_schedule != CONSTANT
-    epochs = train.epochs if runs_out else min(max(_EPOCHS, train.passed_over), train.epochs)
+    epochs = train.epochs if train.rate_falls else min(max(_EPOCHS, train.passed_over), train.epochs)
     return _START + (epochs + before) * epoch_work(cell, size) / _SPEED
 
 

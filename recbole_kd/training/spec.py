@@ -83,6 +83,11 @@ class TrainSpec(Strict):
         return self.learning_rate * COURSES[self.learning_rate_schedule](epoch, self.epochs)
 
     @property
+    def rate_falls(self) -> bool:
+        """Whether the learning rate has a course to run over ``epochs``."""
+        return self.learning_rate_schedule != CONSTANT
+
+    @property
     def passed_over(self) -> int:
         """Epochs before the first one that can be kept."""
         return int(self.keep_from * self.epochs)
@@ -94,7 +99,7 @@ class TrainSpec(Strict):
         ------
         SpecError
         """
-        if self.learning_rate_schedule != CONSTANT:
+        if self.rate_falls:
             raise SpecError(
                 f"train.learning_rate_schedule: {self.learning_rate_schedule}, but {trainer} keeps its rate; "
                 f"set it to {CONSTANT}"
@@ -106,7 +111,7 @@ class TrainSpec(Strict):
 
     def ended_by_itself(self, epochs: int, *, patience_spent: bool) -> bool:
         """Whether a training of ``epochs`` was over: its patience was, or its rate had run its course."""
-        return patience_spent or epochs < self.epochs or self.learning_rate_schedule != CONSTANT
+        return patience_spent or epochs < self.epochs or self.rate_falls
 
 
 class ExpertsSpec(Strict):
