@@ -6,8 +6,8 @@
 Every side is one or more files of ranks (``split, user, item, rank``): those of the reference scripts,
 of ``student_run`` or of run directories. Several files of one side are seeds: a user's value is their
 mean. Sides must have ranked the same targets for the same users. Printed are the means and the paired
-difference, ours minus the reference, with a 95 % bootstrap interval over users (10,000 resamples).
-Users are the only thing resampled: with one seed per side the interval says nothing about other seeds.
+difference, ours minus the reference, with two 95 % intervals: a bootstrap over users (10,000 resamples),
+which says nothing about other seeds, and, where a side has several, one over users and seeds: it decides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
 from benchmarks.common import METRICS
 from recbole_kd.metrics import per_user
@@ -30,7 +30,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference, ours minus the reference."""
+    """Paired difference, ours minus the reference, with its interval over users, and over seeds too."""
 
     metric: str
     ours: float
@@ -39,17 +39,19 @@ class Comparison:
     low: float
     high: float
     n_users: int
+    seeds_too: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str:
-        """What the interval allows to say."""
-        if self.low > 0:
+        """What the wider interval allows to say."""
+        low, high = (self.low, self.high) if self.seeds_too is None else self.seeds_too
+        if low > 0:
             return "ours higher"
-        return "ours lower" if self.high < 0 else "not distinguishable"
+        return "ours lower" if high < 0 else "not distinguishable"
 
 
-def read_side(paths: list[Path], part: str, column: str) -> dict[str, pd.Series]:
-    """Values of each metric per (user, target), averaged over files.
+def read_side(paths: list[Path], part: str, column: str) -> dict[str, pd.DataFrame]:
+    """Values of each metric per (user, target), a column per file.
 
     Raises
     ------
@@ -65,10 +67,12 @@ def read_side(paths: list[Path], part: str, column: str) -> dict[str, pd.Series]
     if any(not column.index.equals(columns[0].index) for column in columns):
         raise ValueError(f"these files do not have the same {part} targets: {', '.join(map(str, paths))}")
     ranks = np.stack([c.to_numpy() for c in columns])
-    return {m: pd.Series(per_user(ranks, m).mean(0), index=columns[0].index) for m in METRICS}
+    return {m: pd.DataFrame(per_user(ranks, m).T, index=columns[0].index) for m in METRICS}
 
 
-def compare(ours: dict[str, pd.Series], reference: dict[str, pd.Series], seed: int = 0) -> list[Comparison]:
+def compare(
+    ours: dict[str, pd.DataFrame], reference: dict[str, pd.DataFrame], seed: int = 0
+) -> list[Comparison]:
     """Compare two sides on each metric.
 
     Raises
@@ -83,14 +87,49 @@ def compare(ours: dict[str, pd.Series], reference: dict[str, pd.Series], seed: i
             raise ValueError(
                 f"the two sides share {len(mine.index.intersection(other.index))} of {len(mine)} targets"
             )
-        difference: NDArray[np.float64] = mine.to_numpy() - other.to_numpy()
-        low, high = interval(difference, seed)
+        difference: NDArray[np.float64] = mine.mean(axis=1).to_numpy() - other.mean(axis=1).to_numpy()
+        seeds = mine.mean().to_numpy(), other.mean().to_numpy()
         found.append(
             Comparison(
-                metric, mine.mean(), other.mean(), float(difference.mean()), low, high, len(difference)
+                metric,
+                float(seeds[0].mean()),
+                float(seeds[1].mean()),
+                float(difference.mean()),
+                *interval(difference, seed),
+                len(difference),
+                over_seeds_too(difference, *seeds),
             )
         )
     return found
+
+
+def over_seeds_too(
+    difference: NDArray[np.float64], ours: NDArray[np.float64], reference: NDArray[np.float64]
+) -> tuple[float, float] | None:
+    """95 % interval of the mean difference over other users and other seeds; None if nobody has two seeds.
+
+    The variance is that of the mean over users plus that of the two means over seeds, whose scatter is taken
+    to be the same on both sides (so that one of them may have a single seed); Student's t with Satterthwaite's
+    (1946) degrees of freedom. Three seeds against one, two or three cover 93 to 94 % in simulations.
+
+    Parameters
+    ----------
+    difference : float [n_users]
+        Of values averaged over seeds.
+    ours, reference : float [n_seeds]
+        Means over users.
+    """
+    free = len(ours) + len(reference) - 2
+    if free == 0:
+        return None
+    scatter = sum(float(((side - side.mean()) ** 2).sum()) for side in (ours, reference)) / free
+    users = float(difference.var(ddof=1)) / len(difference)
+    seeds = scatter * (1 / len(ours) + 1 / len(reference))
+    if users + seeds == 0:
+        return float(difference.mean()), float(difference.mean())
+    degrees = (users + seeds) ** 2 / (users**2 / (len(difference) - 1) + seeds**2 / free)
+    half = float(t.ppf(0.975, degrees)) * (users + seeds) ** 0.5
+    return float(difference.mean()) - half, float(difference.mean()) + half
 
 
 def interval(difference: NDArray[np.float64], seed: int) -> tuple[float, float]:
@@ -151,14 +190,19 @@ def main() -> None:
     if not paths:
         parser.error("name our side with --ours or --experiment")
     ours = read_side(paths, args.split, column)
-    print("| ours against | metric | ours | reference | difference | 95 % interval | users | |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| ours against | metric | ours | reference | difference | over users | and seeds | users | |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, *files in args.reference:
         for c in compare(ours, read_side([Path(file) for file in files], args.split, column)):
+            wide = "" if c.seeds_too is None else _shown(*c.seeds_too)
             print(
                 f"| {name} | {c.metric} | {c.ours:.4f} | {c.reference:.4f} | {c.difference:+.4f} "
-                f"| [{c.low:+.4f}, {c.high:+.4f}] | {c.n_users} | {c.verdict} |"
+                f"| {_shown(c.low, c.high)} | {wide} | {c.n_users} | {c.verdict} |"
             )
+
+
+def _shown(low: float, high: float) -> str:
+    return f"[{low:+.4f}, {high:+.4f}]"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from benchmarks import compare_quality
 from benchmarks.bench_students import Reach, Timing, table, timing
@@ -125,6 +126,38 @@ def test_interval_agrees_with_the_normal_approximation() -> None:
     half = 1.96 * difference.std(ddof=1) / 30
     assert low == pytest.approx(difference.mean() - half, abs=half / 15)
     assert high == pytest.approx(difference.mean() + half, abs=half / 15)
+
+
+def test_with_one_seed_each_the_interval_over_seeds_is_unknown(tmp_path: Path) -> None:
+    files = [ranks_file(tmp_path / f"{n}.parquet", ranks) for n, ranks in enumerate(([1, 2], [2, 2]))]
+    for c in compare_quality.compare(*(compare_quality.read_side([f], "test", "rank") for f in files)):
+        assert c.seeds_too is None
+
+
+def test_interval_over_seeds_by_hand() -> None:
+    """No scatter of seeds: Student's t over users. No scatter of users: the two-sample t test over seeds."""
+    difference = np.random.default_rng(1).normal(0.01, 0.2, 50)
+    want = stats.ttest_1samp(difference, 0).confidence_interval()
+    assert compare_quality.over_seeds_too(difference, np.ones(2), np.ones(1)) == pytest.approx(tuple(want))
+    ours, reference = np.array([0.5, 0.9, 0.7]), np.array([0.4, 0.5])
+    same = np.full(50, ours.mean() - reference.mean())
+    want = stats.ttest_ind(ours, reference).confidence_interval()
+    assert compare_quality.over_seeds_too(same, ours, reference) == pytest.approx(tuple(want))
+
+
+def test_interval_over_seeds_holds_what_it_says() -> None:
+    """True difference 0: some 94 of 100 intervals hold it, those over users alone far fewer."""
+    rng, n, held, narrow = np.random.default_rng(0), 200, 0, 0
+    for _ in range(400):
+        taste = rng.normal(0, 0.2, n)
+        a, b = (taste + rng.normal(0, 0.1, (k, n)) + rng.normal(0, 0.03, (k, 1)) for k in (3, 2))
+        difference = a.mean(0) - b.mean(0)
+        low, high = compare_quality.over_seeds_too(difference, a.mean(1), b.mean(1)) or (0.0, 0.0)
+        held += low <= 0 <= high
+        half = 1.96 * difference.std(ddof=1) / n**0.5
+        narrow += abs(difference.mean()) <= half
+    assert held / 400 > 0.91
+    assert narrow / 400 < 0.7
 
 
 def test_other_targets_are_refused(tmp_path: Path) -> None:
