@@ -109,7 +109,7 @@ def over_seeds_too(
     """95 % interval of the mean difference over other users and other seeds; None if nobody has two seeds.
 
     The variance is that of the mean over users plus that of the two means over seeds, whose scatter is taken
-    to be the same on both sides (so that one of them may have a single seed); Student's t with Satterthwaite's
+    to be the same on both sides (one of them may have a single seed); Student's t with Satterthwaite's
     (1946) degrees of freedom. Three seeds against one, two or three cover 93 to 94 % in simulations.
 
     Parameters
