@@ -144,7 +144,7 @@ def _cell(value: Any) -> Cell:
 
 
 def protocol_lines(results: Results) -> list[str]:
-    """The same for a terminal: one line per dataset and protocol."""
+    """The same for a terminal: one line per dataset and protocol, and what methods have of their own."""
     lines = []
     for row in protocol_frame(results).to_dict("records"):
         who = row["dataset"] if row["of"] == "all" else f"{row['dataset']}, {row['of']}"
@@ -155,4 +155,4 @@ def protocol_lines(results: Results) -> list[str]:
             if k != "reranked" or row[k]
         )
         lines.append(f"protocol of {who} (version {row['version']}): {size}; {rest}")
-    return lines
+    return [*lines, *_own_affairs(results)]

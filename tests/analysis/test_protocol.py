@@ -103,3 +103,4 @@ def test_epochs_to_choose_from_are_said_and_are_no_other_protocol(tmp_path: Path
     assert len(protocol_frame(results)) == 1
     assert not [said for said in results.problems if "protocols" in said]
     assert protocol_table(results).notes == ("Selected among epochs 61 to 80: GRU4Rec.",)
+    assert protocol_lines(results)[1:] == ["Selected among epochs 61 to 80: GRU4Rec."]
