@@ -90,7 +90,7 @@ class TrainSpec(Strict):
     @property
     def passed_over(self) -> int:
         """Epochs before the first one that can be kept."""
-        return int(self.keep_from * self.epochs)
+        return int(round(self.keep_from * self.epochs, 6))  # .29 of 100 are 29, not 28.999
 
     def refuse_course(self, trainer: str) -> None:
         """Raise for what a ``trainer`` that keeps its rate and may keep every epoch would leave unread.

@@ -91,6 +91,7 @@ def test_no_epoch_left_out_is_written_as_before_there_was_a_choice():
     assert late.canonical()["keep_from"] == 0.75
     assert late.digest() != train.digest()
     assert late.model_copy(update={"epochs": 80}).passed_over == 60
+    assert late.model_copy(update={"epochs": 100, "keep_from": 0.29}).passed_over == 29
 
 
 def test_a_trainer_that_would_not_read_them_refuses_them():
