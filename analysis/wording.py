@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from analysis.comparison import Comparison
-from analysis.load import Results
+from analysis.load import Results, shared_protocol
 
 MINUS = "\u2212"
 # Cases of one kind that are spelled out.
@@ -88,7 +88,7 @@ def protocol(results: Results) -> str:
     part = {"test": "Test", "valid": "Validation"}.get(results.split, results.split)
     stated: dict[str, list[str]] = {}
     for manifest in results.manifests.values():
-        for key, value in (manifest.get("protocol") or {}).items():
+        for key, value in shared_protocol(manifest).items():
             known = stated.setdefault(str(key), [])
             if isinstance(value, str | int | float) and str(value) not in known:
                 known.append(str(value))

@@ -21,7 +21,7 @@ from analysis.figures import figure_bytes, forest_plot, gain_by_slice_plot
 from analysis.figures.every import overview, per_backbone, spaces
 from analysis.figures.tuning import tuning_plot
 from analysis.files import write_atomic
-from analysis.load import Results, load_results
+from analysis.load import Results, load_results, shared_protocol
 from analysis.report.extras import read_list, tuning_frame, tuning_table, user_view
 from analysis.slices import compare_slices
 from analysis.table import Table
@@ -69,7 +69,7 @@ def _protocol(results: Results) -> list[dict[str, Any]]:
     for dataset, panel in results.panels.items():
         manifest = results.manifests[panel.cells[0]]
         entries: list[tuple[str, str]] = [("users evaluated", f"{panel.n_users:,}")]
-        stated = {**(manifest.get("protocol") or {}), "split_digest": manifest.get("split_digest")}
+        stated = {**shared_protocol(manifest), "split_digest": manifest.get("split_digest")}
         stated.setdefault("dataset_digest", manifest.get("dataset_digest"))
         entries += [(str(k).replace("_", " "), _plain(v)) for k, v in stated.items() if v not in (None, {})]
         counts = (manifest.get("counts") or {}).items()

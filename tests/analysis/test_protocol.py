@@ -5,6 +5,7 @@ from pathlib import Path
 
 from synthetic import latent_ranks, write_experiment
 
+from analysis import wording
 from analysis.load import load_results
 from analysis.tables import protocol_frame, protocol_lines, protocol_table
 from analysis.write import write_outputs
@@ -103,4 +104,5 @@ def test_epochs_to_choose_from_are_said_and_are_no_other_protocol(tmp_path: Path
     assert len(protocol_frame(results)) == 1
     assert not [said for said in results.problems if "protocols" in said]
     assert protocol_table(results).notes == ("Selected among epochs 61 to 80: GRU4Rec.",)
+    assert "61 to 80" not in wording.protocol(results)
     assert protocol_lines(results)[1:] == ["Selected among epochs 61 to 80: GRU4Rec."]
