@@ -22,7 +22,8 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, warm_up: int = 0, passed_over: int = 0) -> None:
-        self._patience, self._warm_up, self._passed_over = patience, warm_up, passed_over
+        self._patience, self._passed_over = patience, passed_over
+        self._warm_up = max(warm_up, passed_over)
         self.best_value = float("-inf")
         self.best_epoch = 0
         self.stop = False
@@ -34,8 +35,8 @@ class EarlyStopping:
         better = value > self.best_value
         if better:
             self.best_value, self.best_epoch = value, epoch
-        begin = max(self._warm_up, self._passed_over)
-        self.stop = epoch > begin and epoch - max(self.best_epoch, begin) >= self._patience
+        waited = epoch - max(self.best_epoch, self._warm_up)
+        self.stop = epoch > self._warm_up and waited >= self._patience
         return better
 
     def renew(self, epoch: int) -> None:
