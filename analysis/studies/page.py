@@ -21,6 +21,7 @@ from recbole_kd.errors import SpecError
 Maker = TypeVar("Maker")
 AnswerMaker = Callable[[StudyRun], list[str]]
 _MARK = {True: "holds", False: "**does not hold**", None: "not checked"}
+_EMPTY = "Empty: none of its runs is in this part of the study.\n"
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def _text(run: StudyRun, stem: str, figures: list[str], tables: Mapping[str, Tab
     for kind in figures:
         lines += [f"## Figure: {kind}", "", f"![{kind}]({stem}-{kind}.png)", ""]
     for kind, table in tables.items():
-        empty = "Empty: none of its runs is in this part of the study.\n"
-        lines += [f"## Table: {kind}", "", table.to_markdown() if table.rows else empty]
+        lines += [f"## Table: {kind}", "", table.to_markdown() if table.rows else _EMPTY]
     lines += [*_known(run, own), "## Run it", "", "```", run.command, "```", ""]
     lines += [f"Runs: {done} of {planned}. Manifest hash: `{run.manifest_hash()}`.", ""]
     if run.problems:

@@ -84,20 +84,25 @@ def _entries(results: Results, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# What a method may have of its own: entry, whose it is, and how it is said.
+_OWN = (
+    ("pretraining", "{0.backbone} {0.variant}", "Pre-training of {who}: {what}."),
+    ("kept_epochs", "{0.backbone}", "Selected among epochs {what}: {who}."),
+)
+
+
 def _own_affairs(results: Results) -> tuple[str, ...]:
     """One line for everything that a method was pre-trained on, and for every range of epochs."""
-    pretrained: dict[str, list[str]] = {}
-    kept: dict[str, list[str]] = {}
-    for row in results.done.drop_duplicates("cell").itertuples():
-        protocol = results.manifests[row.cell].get("protocol") or {}
-        if "pretraining" in protocol:
-            pretrained.setdefault(str(protocol["pretraining"]), []).append(f"{row.backbone} {row.variant}")
-        if "kept_epochs" in protocol:
-            kept.setdefault(str(protocol["kept_epochs"]), []).append(str(row.backbone))
-    return (
-        *(f"Pre-training of {wording.listing(dict.fromkeys(v))}: {k}." for k, v in pretrained.items()),
-        *(f"Selected among epochs {k}: {wording.listing(dict.fromkeys(v))}." for k, v in kept.items()),
-    )
+    cells = list(results.done.drop_duplicates("cell").itertuples())
+    lines = []
+    for entry, whose, said in _OWN:
+        found: dict[str, dict[str, None]] = {}
+        for row in cells:
+            what = (results.manifests[row.cell].get("protocol") or {}).get(entry)
+            if what is not None:
+                found.setdefault(str(what), {})[whose.format(row)] = None
+        lines += [said.format(who=wording.listing(who), what=what) for what, who in found.items()]
+    return tuple(lines)
 
 
 def _filter(kept: Any) -> str:

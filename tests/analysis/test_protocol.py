@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from synthetic import latent_ranks, write_experiment
 
 from analysis import wording
@@ -86,23 +87,23 @@ def test_nothing_stated_is_a_dash_and_nothing_run_an_empty_table(tmp_path: Path)
     assert "\u2013" in [cell.text for cell in table.rows[0]]
 
 
-def test_pretraining_is_said_and_is_no_other_protocol(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "note"),
+    [
+        (
+            {"pretraining": "train part of toy, 3 epochs"},
+            "Pre-training of GRU4Rec plain, GRU4Rec kd: train part of toy, 3 epochs.",
+        ),
+        ({"kept_epochs": "61 to 80"}, "Selected among epochs 61 to 80: GRU4Rec."),
+    ],
+)
+def test_what_a_method_has_of_its_own_is_said_and_is_no_other_protocol(tmp_path: Path, own, note) -> None:
     directory = write_experiment(tmp_path, latent_ranks(10), seeds=(0,), backbones=("SASRec", "GRU4Rec"))
-    edited(tmp_path, gru4rec={"pretraining": "train part of toy, 3 epochs"})
+    edited(tmp_path, gru4rec=own)
     results = load_results(directory)
     assert len(protocol_frame(results)) == 1
     assert not [said for said in results.problems if "protocols" in said]
-    (note,) = protocol_table(results).notes
-    assert note.startswith("Pre-training of GRU4Rec plain")
-    assert note.endswith(": train part of toy, 3 epochs.")
-
-
-def test_epochs_to_choose_from_are_said_and_are_no_other_protocol(tmp_path: Path) -> None:
-    directory = write_experiment(tmp_path, latent_ranks(10), seeds=(0,), backbones=("SASRec", "GRU4Rec"))
-    edited(tmp_path, gru4rec={"kept_epochs": "61 to 80"})
-    results = load_results(directory)
-    assert len(protocol_frame(results)) == 1
-    assert not [said for said in results.problems if "protocols" in said]
-    assert protocol_table(results).notes == ("Selected among epochs 61 to 80: GRU4Rec.",)
-    assert "61 to 80" not in wording.protocol(results)
-    assert protocol_lines(results)[1:] == ["Selected among epochs 61 to 80: GRU4Rec."]
+    assert protocol_table(results).notes == (note,)
+    (said,) = own.values()
+    assert said not in wording.protocol(results)
+    assert protocol_lines(results)[1:] == [note]

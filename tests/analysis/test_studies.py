@@ -89,11 +89,10 @@ def test_a_table_without_rows_is_said_to_be_empty(falling, tmp_path):
     def rescue(run):
         return replace(gains(run), rows=(), groups=())
 
-    home = falling
-    record = json.loads((home / "study.json").read_text())
-    (home / "study.json").write_text(json.dumps(record | {"tables": ["gains", "rescue"]}))
+    record = json.loads((falling / "study.json").read_text())
+    (falling / "study.json").write_text(json.dumps(record | {"tables": ["gains", "rescue"]}))
     own = StudyPage(answer=answer, tables={"rescue": rescue})
-    paths = write_page(home, tmp_path / "page.md", own)
+    paths = write_page(falling, tmp_path / "page.md", own)
     text = (tmp_path / "page.md").read_text()
     assert "## Table: rescue\n\nEmpty: none of its runs" in text
     assert [path.name for path in paths if path.suffix == ".csv"] == ["page-gains.csv"]
