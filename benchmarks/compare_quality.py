@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What the wider interval allows to say."""
+        """What the interval over users and seeds allows to say, or, where there is none, that over users."""
         low, high = (self.low, self.high) if self.seeds_too is None else self.seeds_too
         if low > 0:
             return "ours higher"
@@ -110,7 +110,8 @@ def over_seeds_too(
 
     The variance is that of the mean over users plus that of the two means over seeds, whose scatter is taken
     to be the same on both sides (one of them may have a single seed); Student's t with Satterthwaite's
-    (1946) degrees of freedom. Three seeds against one, two or three cover 93 to 94 % in simulations.
+    (1946) degrees of freedom. Three seeds against one, two or three cover 93 to 94 % in simulations. (The
+    suite's crossed test, ``analysis.stats.twolevel``, wants the same seeds on both sides.)
 
     Parameters
     ----------
