@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.encode.lanes import in_lanes
 from profiles.llm.sources import locate, quiet_loading
 from profiles.progress import Progress
 from profiles.spec import EncoderSpec
@@ -15,7 +17,7 @@ from recbole_kd.errors import SpecError
 
 
 def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
-    """Encode with ``AutoModel`` and pool the last hidden states.
+    """Encode with ``AutoModel`` and pool the last hidden states; on a CPU a batch per core at a time.
 
     Raises
     ------
@@ -40,9 +42,10 @@ def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = 
     tokenizer.padding_side = "right"
     limit = spec.max_tokens or int(getattr(model.config, "max_position_embeddings", 512))
     pool = _POOLING[spec.pooling]
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(texts), spec.batch_size):
+    one_at_a_time = Lock()  # a fast tokenizer refuses two callers
+
+    def run(start: int) -> NDArray[np.float32]:
+        with one_at_a_time:
             batch = tokenizer(
                 list(texts[start : start + spec.batch_size]),
                 return_tensors="pt",
@@ -50,10 +53,16 @@ def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = 
                 truncation=True,
                 max_length=limit,
             ).to(device)
+        with torch.inference_mode():
             hidden = model(**batch).last_hidden_state.float()  # [B, L, D]
-            parts.append(pool(hidden, batch["attention_mask"]).cpu().numpy())
-            if progress:
-                progress(min(start + spec.batch_size, len(texts)), len(texts))
+            vectors: NDArray[np.float32] = pool(hidden, batch["attention_mask"]).cpu().numpy()
+        return vectors
+
+    parts: list[NDArray[np.float32]] = []
+    for vectors in in_lanes(run, range(0, len(texts), spec.batch_size), device):
+        parts.append(vectors)
+        if progress:
+            progress(min(len(parts) * spec.batch_size, len(texts)), len(texts))
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from profiles.encode import encode_texts
+from profiles.encode.lanes import in_lanes
 from profiles.placebo import PLACEBOS
 from profiles.reduce import reduce_vectors
 from profiles.spec import EncoderSpec, ReductionSpec, load_teacher_mapping
@@ -57,6 +59,36 @@ def test_truncation_and_prefix_are_what_the_spec_says(minilm: EncoderSpec) -> No
     assert not np.allclose(encode_texts([long_a], minilm), encode_texts([long_b], minilm), atol=1e-2)
     prefixed = encode_texts(["war"], minilm.model_copy(update={"prefix": "query: "}))
     np.testing.assert_allclose(prefixed, encode_texts(["query: war"], minilm), atol=1e-6)
+
+
+def test_the_number_of_threads_changes_no_vector(minilm: EncoderSpec) -> None:
+    # Lengths and numbers of texts at which products split between two threads were rounded otherwise.
+    batches = [
+        ["drama war comedy 0"],
+        [f"{'drama war comedy ' * 3}{i}" for i in range(5)],
+        [*TEXTS, "war " * 40],
+    ]
+    before = torch.get_num_threads()
+    try:
+        for texts in batches:
+            torch.set_num_threads(1)
+            alone = encode_texts(texts, minilm.model_copy(update={"batch_size": 5}))
+            torch.set_num_threads(3)
+            assert np.array_equal(encode_texts(texts, minilm.model_copy(update={"batch_size": 5})), alone)
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_lanes_keep_the_order_and_hand_errors_on() -> None:
+    def run(n: int) -> int:
+        if n == 7:
+            raise ValueError("seven")
+        return n * n + torch.get_num_threads() - 1
+
+    assert list(in_lanes(run, range(7), "cpu")) == [n * n for n in range(7)]
+    with pytest.raises(ValueError, match="seven"):
+        list(in_lanes(run, range(9), "cpu"))
 
 
 def test_tfidf_keeps_equal_texts_equal_and_needs_a_rank() -> None:
