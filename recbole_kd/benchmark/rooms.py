@@ -254,14 +254,17 @@ def _build_teacher(folder: Path, cell: CellSpec, split: Split) -> Path:
 
     spec = TeacherSpec.model_validate(cell.teacher)
     texts = load_item_texts(cell.dataset)
-    make = build_attributes if learns_attributes(cell) else build_teacher
-    return make(
+    written = progress(f"profiles of {spec.name}", "users")
+    if learns_attributes(cell):
+        return build_attributes(spec, split, texts, folder, domain=cell.dataset.domain, progress=written)
+    return build_teacher(
         spec,
         split,
         texts,
         folder,
         domain=cell.dataset.domain,
-        progress=progress(f"profiles of {spec.name}", "users"),
+        progress=written,
+        encode_progress=progress(f"vectors of {spec.name}", "texts"),
     )
 
 
@@ -272,16 +275,23 @@ def learns_attributes(cell: CellSpec) -> bool:
 
 
 def progress(what: str, unit: str) -> Callable[[int, int], None]:
-    """Print how far the building of ``what`` is, at most every ten seconds."""
-    began = said = time.monotonic()
+    """Print how far the building of ``what`` is, at most every ten seconds.
+
+    What was there at the first call does not count for the pace.
+    """
+    first: tuple[float, int] | None = None
+    said = time.monotonic()
 
     def say(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal first, said
         now = time.monotonic()
-        if now - said >= 10 and done:
-            said = now
-            left = (now - began) / done * (total - done)
-            sys.stderr.write(f"{what}: {done}/{total} {unit}, {left:.0f} s left\n")
+        first = first or (now, done)
+        if now - said < 10 or not done:
+            return
+        said = now
+        new = done - first[1]
+        left = f", {(now - first[0]) / new * (total - done):.0f} s left" if new else ""
+        sys.stderr.write(f"{what}: {done}/{total} {unit}{left}\n")
 
     return say
 
