@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,17 +56,44 @@ def average_tie_rank(scores: Tensor, target: Tensor, excluded: Tensor | None = N
     goal = scores.gather(1, target[:, None])
     if bool(goal.isnan().any()):
         raise ValueError("the model scored a target NaN")
-    better, equal = scores > goal, scores == goal
-    better[:, 0] = False
-    equal[:, 0] = False
-    if excluded is not None:
-        better &= ~excluded
-        equal &= ~excluded
-    equal.scatter_(1, target[:, None], False)
-    return 1.0 + better.sum(1).float() + 0.5 * equal.sum(1).float()
+    # Neither padding nor the target itself, which equals itself, takes a place before it.
+    found = 0.5 + _points(scores, goal) - _points(scores[:, :1], goal)
+    if excluded is None:
+        return found
+    row, item = excluded.nonzero(as_tuple=True)
+    return _without(found, scores, goal, target, row, item)
 
 
-def last_items(eval_set: EvalSet, rows: slice, max_len: int) -> tuple[Tensor, Tensor]:
+_STRIP_BYTES = 1 << 20
+"""Scores compared at a time: comparisons are written as numbers, which add up fast, and stay in the cache."""
+
+
+def _points(scores: Tensor, goal: Tensor) -> Tensor:
+    """1 for each score of a row above its ``goal`` [B, 1], 1/2 for each equal one: exact float32 [B]."""
+    n = max(1, scores.shape[1])
+    rows = max(1, _STRIP_BYTES // (4 * n)) if scores.device.type == "cpu" else max(1, len(scores))
+    compared = torch.empty(min(rows, len(scores)), n, device=scores.device)
+    points = torch.empty(len(scores), device=scores.device)
+    for begin in range(0, len(scores), rows):
+        some = slice(begin, begin + rows)
+        part, out = scores[some], compared[: len(scores[some])]
+        better = torch.gt(part, goal[some], out=out).sum(1)
+        points[some] = (better + torch.ge(part, goal[some], out=out).sum(1)) / 2
+    return points
+
+
+def _without(rank: Tensor, scores: Tensor, goal: Tensor, target: Tensor, row: Tensor, item: Tensor) -> Tensor:
+    """Ranks when the ``item`` of each ``row`` (distinct pairs) does not compete; the target always does."""
+    other = (item != target[row]) & (item != 0)
+    row, item = row[other], item[other]
+    return rank.index_add(0, row, _points(scores[row, item][:, None], goal[row]), alpha=-1)
+
+
+Rows = slice | NDArray[np.int64]
+"""Rows of an ``EvalSet``."""
+
+
+def last_items(eval_set: EvalSet, rows: Rows, max_len: int) -> tuple[Tensor, Tensor]:
     """Right-padded last ``max_len`` history items of ``rows``.
 
     Returns
@@ -118,30 +145,42 @@ def rank_rows(
     eval_set, batch_size, device : as in :func:`rank_all`
     """
     n = len(eval_set)
-    rank, masked = np.empty(n, np.float32), np.empty(n, np.float32)
-    for begin in range(0, n, batch_size):
-        rows = slice(begin, min(begin + batch_size, n))
+    tiles = [slice(begin, min(begin + batch_size, n)) for begin in range(0, n, batch_size)]
+    return _rank_tiles(score, eval_set, tiles, device)
+
+
+def _rank_tiles(
+    score: Callable[[Any], Tensor], eval_set: EvalSet, tiles: Sequence[Rows], device: str
+) -> Ranks:
+    rank, masked = np.empty(len(eval_set), np.float32), np.empty(len(eval_set), np.float32)
+    for rows in tiles:
         scores = score(rows)
         target = torch.from_numpy(eval_set.targets[rows]).to(device)
-        seen = _seen(eval_set, rows, scores)
-        rank[rows] = average_tie_rank(scores, target).cpu().numpy()
-        masked[rows] = average_tie_rank(scores, target, seen).cpu().numpy()
+        all_items = average_tie_rank(scores, target)
+        row, item = (x.to(scores.device) for x in _seen(eval_set, rows))
+        goal = scores.gather(1, target[:, None])
+        rank[rows] = all_items.cpu().numpy()
+        masked[rows] = _without(all_items, scores, goal, target, row, item).cpu().numpy()
     return Ranks(rank, masked)
 
 
-def _seen(eval_set: EvalSet, rows: slice, scores: Tensor) -> Tensor:
-    offsets = eval_set.history.offsets
-    lengths = np.diff(offsets)[rows]
-    # A copy: what is mapped into memory may not be written, which torch warns of.
-    items = np.array(eval_set.history.items[offsets[rows.start] : offsets[rows.stop]])
-    user = np.repeat(np.arange(len(lengths)), lengths)
-    seen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    seen[torch.from_numpy(user).to(scores.device), torch.from_numpy(items).to(scores.device)] = True
-    return seen
+def _seen(eval_set: EvalSet, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Distinct pairs of (row of the tile, item of its history), int64 [M] each."""
+    begins, ends = eval_set.history.offsets[:-1][rows], eval_set.history.offsets[1:][rows]
+    lengths = ends - begins
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    items = eval_set.history.items[begins[row] + within].astype(np.int64)
+    width = int(items.max(initial=0)) + 1
+    row, item = np.divmod(np.unique(row * width + items), width)
+    return torch.from_numpy(row), torch.from_numpy(item)
 
 
 _BYTES_PER_SCORE = 12
-"""A score, its comparisons with the target's and the mask of seen items."""
+"""A score, and its comparison with the target's where it is made for a whole tile."""
+
+_WIDTHS = 8
+"""Histories are padded to multiples of this: few shapes, each of which a library may keep a kernel for."""
 
 
 def users_that_fit(n_items: int, memory_mb: int) -> int:
@@ -160,6 +199,9 @@ def rank_targets(
     memory_mb: int | None = None,
 ) -> Ranks:
     """Rank every target with a student; sets the model to evaluation mode and back.
+
+    Users are ranked in the order of their histories' lengths, so that a tile is padded to the longest of
+    its own only.
 
     Parameters
     ----------
@@ -180,13 +222,19 @@ def rank_targets(
     if memory_mb is not None:
         batch_size = min(batch_size, users_that_fit(len(items), memory_mb))
 
-    def score(rows: slice) -> Tensor:
-        item_seq, item_seq_len = last_items(eval_set, rows, max_len)
+    lengths = np.minimum(np.diff(eval_set.history.offsets), max_len)
+    by_length = np.argsort(lengths, kind="stable")
+
+    def score(rows: NDArray[np.int64]) -> Tensor:
+        # A place more than the longest history: BERT4Rec's mask goes there, or takes that of its oldest item.
+        width = (int(lengths[rows].max()) // _WIDTHS + 1) * _WIDTHS
+        item_seq, item_seq_len = last_items(eval_set, rows, min(width, max_len))
         states = model.serve_states(item_seq.to(device), item_seq_len.to(device), users[rows].to(device))
         scores = states @ items.t()
         return scores if bias is None else scores.add_(bias)
 
     try:
-        return rank_rows(score, eval_set, batch_size=batch_size, device=device)
+        tiles = [by_length[begin : begin + batch_size] for begin in range(0, len(eval_set), batch_size)]
+        return _rank_tiles(score, eval_set, tiles, device)
     finally:
         model.train(was_training)

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from recbole_kd import ranking
 from recbole_kd.data.types import EvalSet
 from recbole_kd.metrics import per_user
-from recbole_kd.ranking import average_tie_rank, last_items, rank_all
-from tests.students import sequences
+from recbole_kd.models.build import build_student
+from recbole_kd.ranking import average_tie_rank, last_items, rank_all, rank_targets
+from tests.students import BACKBONES, HPARAMS, sequences
 
 
 def _brute_force(scores, target, seen):
@@ -44,6 +46,58 @@ def test_against_scipy():
     got = average_tie_rank(torch.from_numpy(scores), torch.from_numpy(target)).numpy()
     want = [rankdata(-scores[u, 1:], method="average")[target[u] - 1] for u in range(20)]
     assert got.tolist() == want
+
+
+def test_excluded_items_do_not_compete_but_the_target_does():
+    rng = np.random.default_rng(3)
+    scores = rng.integers(0, 3, size=(20, 15)).astype(np.float32)
+    target = rng.integers(1, 15, size=20)
+    excluded = rng.random((20, 15)) < 0.4
+    got = average_tie_rank(*map(torch.from_numpy, (scores, target, excluded)))
+    want = [_brute_force(scores[u], target[u], set(np.flatnonzero(excluded[u]))) for u in range(20)]
+    assert got.tolist() == want
+
+
+def test_ranks_go_by_strips_and_by_scores_that_are_no_numbers(monkeypatch):
+    monkeypatch.setattr(ranking, "_STRIP_BYTES", 3 * 4 * 30)  # three rows
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.integers(0, 6, size=(20, 30)).astype(np.float32))
+    scores[:, 7], scores[:, 8], scores[:, 9] = -torch.inf, torch.inf, torch.nan
+    target = torch.from_numpy(rng.integers(10, 30, size=20))
+    better = ((scores > scores.gather(1, target[:, None])) & (torch.arange(30) > 0)).sum(1)
+    equal = ((scores == scores.gather(1, target[:, None])) & (torch.arange(30) > 0)).sum(1) - 1
+    assert torch.equal(average_tie_rank(scores, target), 1 + better + equal / 2)
+    for dtype in (torch.float64, torch.bfloat16):
+        assert torch.equal(average_tie_rank(scores.to(dtype), target), 1 + better + equal / 2)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_tile_is_as_long_as_its_longest_history_and_users_keep_their_places(name):
+    rng = np.random.default_rng(5)
+    histories = [rng.integers(1, 40, size=n).tolist() for n in rng.permutation(np.r_[1:31, 1:11])]
+    part = EvalSet(sequences(histories), rng.integers(1, 40, size=40))
+    model = build_student(name, HPARAMS[name], n_items=40, max_len=20, seed=1).eval()
+    widths = []
+    serve = model.serve_states
+
+    def watched(item_seq, item_seq_len, user):
+        widths.append(item_seq.shape[1])
+        return serve(item_seq, item_seq_len, user)
+
+    model.serve_states = watched
+    found = rank_targets(model, part, max_len=20, batch_size=8)
+    assert widths == [8, 16, 16, 20, 20]
+    model.serve_states = serve
+    items, bias = model.item_table()
+
+    def padded(item_seq, item_seq_len):
+        with torch.no_grad():
+            scores = model.serve_states(item_seq, item_seq_len) @ items.t()
+            return scores if bias is None else scores + bias
+
+    plain = rank_all(padded, part, max_len=20, batch_size=8)
+    assert np.array_equal(found.rank, plain.rank)
+    assert np.array_equal(found.rank_masked, plain.rank_masked)
 
 
 def test_constant_scores_earn_nothing():
