@@ -171,8 +171,8 @@ class _Products:
         return self._grad_h, self._grad_items, grad_bias
 
 
-class _LowerProducts(_Products):
-    """The same in fewer digits, with the items in columns: at 12,000 items that takes half the time."""
+class _LowerProducts:
+    """As :class:`_Products` in fewer digits, with the items in columns: at 12,000 items half the time."""
 
     def __init__(self, h: Tensor, items: Tensor, learns: tuple[bool, bool], dtype: torch.dtype) -> None:
         self._h, self._items = h, items
@@ -191,10 +191,12 @@ class _LowerProducts(_Products):
         self.strip = h.new_empty(min(max(ROWS_MULTIPLE, cached), rows), n)
 
     def logits(self, rows: slice) -> Tensor:
+        """In ``block``, rows filled up included."""
         h = self._low_h[rows]
         return torch.mm(h, self._columns, out=self.block[: len(h)])
 
     def add_gradients(self, rows: slice, shares: Tensor) -> None:
+        """Those of the logarithm's denominator; rows filled up are zero and add nothing."""
         if self._grad_h is not None:
             found = self._grad_h[rows]
             found.copy_((shares @ self._columns.t())[: len(found)])
@@ -203,6 +205,7 @@ class _LowerProducts(_Products):
             self._grad_columns += columns[:, : len(self._items)]
 
     def gradients(self, target: Tensor, grad_bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Of the summed loss: states, items, bias."""
         if self._grad_h is None:
             return None, None, grad_bias
         of_items = None if self._grad_columns is None else self._grad_columns.t().contiguous()
@@ -217,6 +220,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         ctx: Any, h: Tensor, items: Tensor, bias: Tensor | None, target: Tensor, dtype: torch.dtype | None
     ) -> Tensor:
         learns = any(ctx.needs_input_grad), ctx.needs_input_grad[1]
+        products: _Products | _LowerProducts
         if dtype is None or dtype == h.dtype:
             products = _Products(h, items, learns)
         else:
