@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recbole_kd.data.types import EvalSet
+from recbole_kd.data.types import EvalSet, Rows, Sequences
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """(item_seq [B, L], item_seq_len [B]) -> scores [B, n_items]"""
@@ -60,8 +60,7 @@ def average_tie_rank(scores: Tensor, target: Tensor, excluded: Tensor | None = N
     found = 0.5 + _points(scores, goal) - _points(scores[:, :1], goal)
     if excluded is None:
         return found
-    row, item = excluded.nonzero(as_tuple=True)
-    return _without(found, scores, goal, target, row, item)
+    return _without(found, scores, target, *excluded.nonzero(as_tuple=True))
 
 
 _STRIP_BYTES = 1 << 20
@@ -82,15 +81,12 @@ def _points(scores: Tensor, goal: Tensor) -> Tensor:
     return points
 
 
-def _without(rank: Tensor, scores: Tensor, goal: Tensor, target: Tensor, row: Tensor, item: Tensor) -> Tensor:
+def _without(rank: Tensor, scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> Tensor:
     """Ranks when the ``item`` of each ``row`` (distinct pairs) does not compete; the target always does."""
     other = (item != target[row]) & (item != 0)
     row, item = row[other], item[other]
-    return rank.index_add(0, row, _points(scores[row, item][:, None], goal[row]), alpha=-1)
-
-
-Rows = slice | NDArray[np.int64]
-"""Rows of an ``EvalSet``."""
+    taken = _points(scores[row, item, None], scores[row, target[row], None])
+    return rank.index_add(0, row, taken, alpha=-1)
 
 
 def last_items(eval_set: EvalSet, rows: Rows, max_len: int) -> tuple[Tensor, Tensor]:
@@ -154,30 +150,25 @@ def _rank_tiles(
 ) -> Ranks:
     rank, masked = np.empty(len(eval_set), np.float32), np.empty(len(eval_set), np.float32)
     for rows in tiles:
-        scores = score(rows)
-        target = torch.from_numpy(eval_set.targets[rows]).to(device)
-        all_items = average_tie_rank(scores, target)
-        row, item = (x.to(scores.device) for x in _seen(eval_set, rows))
-        goal = scores.gather(1, target[:, None])
-        rank[rows] = all_items.cpu().numpy()
-        masked[rows] = _without(all_items, scores, goal, target, row, item).cpu().numpy()
+        scores, part = score(rows), eval_set.take(rows)
+        target = torch.from_numpy(part.targets).to(device)
+        among_all = average_tie_rank(scores, target)
+        row, item = (x.to(scores.device) for x in _seen(part.history))
+        rank[rows] = among_all.cpu().numpy()
+        masked[rows] = _without(among_all, scores, target, row, item).cpu().numpy()
     return Ranks(rank, masked)
 
 
-def _seen(eval_set: EvalSet, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Distinct pairs of (row of the tile, item of its history), int64 [M] each."""
-    begins, ends = eval_set.history.offsets[:-1][rows], eval_set.history.offsets[1:][rows]
-    lengths = ends - begins
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    items = eval_set.history.items[begins[row] + within].astype(np.int64)
-    width = int(items.max(initial=0)) + 1
-    row, item = np.divmod(np.unique(row * width + items), width)
+def _seen(history: Sequences) -> tuple[Tensor, Tensor]:
+    """Distinct pairs of (row, item of its history), int64 [M] each."""
+    width = int(history.items.max(initial=0)) + 1
+    row = np.repeat(np.arange(len(history)), history.lengths)
+    row, item = np.divmod(np.unique(row * width + history.items), width)
     return torch.from_numpy(row), torch.from_numpy(item)
 
 
 _BYTES_PER_SCORE = 12
-"""A score, and its comparison with the target's where it is made for a whole tile."""
+"""A score, its comparison with the target's where it is made for a whole tile, and as much to spare."""
 
 _WIDTHS = 8
 """Histories are padded to multiples of this: few shapes, each of which a library may keep a kernel for."""
@@ -222,7 +213,7 @@ def rank_targets(
     if memory_mb is not None:
         batch_size = min(batch_size, users_that_fit(len(items), memory_mb))
 
-    lengths = np.minimum(np.diff(eval_set.history.offsets), max_len)
+    lengths = np.minimum(eval_set.history.lengths, max_len)
     by_length = np.argsort(lengths, kind="stable")
 
     def score(rows: NDArray[np.int64]) -> Tensor:

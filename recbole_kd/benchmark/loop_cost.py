@@ -116,7 +116,7 @@ def _count(none: TeacherCost, cell: CellSpec, results: Path) -> TeacherCost:
 
 def _sets(results: Path, cell: CellSpec, split: Split) -> tuple[dict[str, CandidateSets], bool]:
     """The candidate sets of a cell and True, or sets of random items for the same users and False."""
-    from recbole_kd.baselines.llm.candidates import CandidateSets, read_sets, sampled_rows, take_rows
+    from recbole_kd.baselines.llm.candidates import CandidateSets, read_sets, sampled_rows
     from recbole_kd.benchmark.rerank import candidate_file, candidates_spec
     from recbole_kd.ranking import Ranks
 
@@ -128,7 +128,7 @@ def _sets(results: Path, cell: CellSpec, split: Split) -> tuple[dict[str, Candid
     draw, found = np.random.default_rng(0), {}
     for name in ("valid", "test"):
         part = getattr(split, name)
-        asked = take_rows(part, sampled_rows(part, split.dataset.n_users, spec.max_users, spec.seed))
+        asked = part.take(sampled_rows(part, split.dataset.n_users, spec.max_users, spec.seed))
         top = min(spec.top, split.dataset.n_items - 1)
         items = draw.integers(1, split.dataset.n_items, (len(asked), top))
         slots = np.tile(np.arange(1.0, top + 1), (len(asked), 1))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_kd.baselines.llm.base import Usage
-from recbole_kd.baselines.llm.candidates import CandidateSets, build_candidates, take_rows
+from recbole_kd.baselines.llm.candidates import CandidateSets, build_candidates
 from recbole_kd.baselines.llm.spec import CandidatesSpec
 from recbole_kd.benchmark import record, rundir
 from recbole_kd.benchmark.artefacts import read_split, split_file
@@ -122,13 +122,13 @@ def _measure(
     retriever = next((c for c in experiment.cells if _is(c, spec, cells[0].label.dataset)), None)
     assert retriever is not None
     asked = candidate_sets(results, retriever.cell, spec, split, device)["test"].eval_set
-    part = take_rows(asked, np.arange(min(users + 1, len(asked))))
+    part = asked.take(np.arange(min(users + 1, len(asked))))
     with tempfile.TemporaryDirectory(prefix="recbole_kd-") as scratch:
         served: list[tuple[PlannedCell, Serve]] = []
         for number, cell in enumerate(cells):
             try:
                 serve = _server(cell, results, split, device, Path(scratch) / str(number))
-                serve(take_rows(part, np.array([0])))
+                serve(part.take(np.array([0])))
             except (UserError, NotImplementedError) as error:
                 note(f"{cell.label}: not timed ({error})")
                 continue
@@ -167,7 +167,7 @@ def _times(serve: Sequence[Serve], part: EvalSet) -> tuple[np.ndarray, list[list
     draw, n = np.random.default_rng(0), max(len(part) - 1, 1)
     times, usages = np.empty((n, len(serve))), [[Usage.zeros(1)] * n for _ in serve]
     for row in range(n):
-        user = take_rows(part, np.array([min(row + 1, len(part) - 1)]))
+        user = part.take(np.array([min(row + 1, len(part) - 1)]))
         for place in draw.permutation(len(serve)).tolist():
             took, usages[place][row] = _timed(serve[place], user)
             # A language model that had the processor for seconds leaves cold caches, as no server's are.

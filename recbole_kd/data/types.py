@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from recbole_kd.data.scratch import Scratch
 
 IntArray = NDArray[np.int64]
+Rows = slice | IntArray
+"""Places of rows, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class EvalSet:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def take(self, rows: Rows) -> EvalSet:
+        """Some rows, in the order given."""
+        history = self.history
+        lengths = history.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.repeat(history.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return EvalSet(Sequences(history.users[rows], offsets, history.items[places]), self.targets[rows])
 
 
 @dataclass(frozen=True)

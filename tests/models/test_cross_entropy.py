@@ -81,7 +81,8 @@ def test_lower_products_have_few_shapes_and_rows_filled_up_say_nothing(n_tokens,
                 sizes.update(args[0].shape, args[1].shape)
             return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", 1)  # strips of 32 rows
+    monkeypatch.setattr(cross_entropy, "LOWER_ROWS", 64)  # several blocks of two strips
     torch.manual_seed(0)
     h = torch.randn(n_tokens, 8, requires_grad=True)
     items, bias = torch.randn(50, 8, requires_grad=True), torch.randn(50, requires_grad=True)

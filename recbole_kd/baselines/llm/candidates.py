@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_kd.baselines.llm.spec import CandidatesSpec
-from recbole_kd.data.types import Dataset, EvalSet, IntArray, Sequences, Split
+from recbole_kd.data.types import Dataset, EvalSet, IntArray, Split
 from recbole_kd.errors import StoreError
 from recbole_kd.ranking import Ranks, average_tie_rank
 from recbole_kd.strict import digest
@@ -97,21 +97,12 @@ class CandidateSets:
         """Only some users, by row."""
         return replace(
             self,
-            eval_set=take_rows(self.eval_set, rows),
+            eval_set=self.eval_set.take(rows),
             items=self.items[rows],
             slots=self.slots[rows],
             slots_masked=self.slots_masked[rows],
             ranks=Ranks(self.ranks.rank[rows], self.ranks.rank_masked[rows]),
         )
-
-
-def take_rows(part: EvalSet, rows: IntArray) -> EvalSet:
-    """Some rows of an evaluation set, in the order given."""
-    history = part.history
-    lengths = history.lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    places = np.repeat(history.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return EvalSet(Sequences(history.users[rows], offsets, history.items[places]), part.targets[rows])
 
 
 def sampled_rows(part: EvalSet, n_users: int, max_users: int | None, seed: int) -> IntArray:
@@ -146,10 +137,10 @@ def build_candidates(
         here = rows[(rows >= batch.start) & (rows < batch.stop)]
         if len(here):
             scores = score(part, batch).float().cpu()[here - batch.start]
-            found.append(_of_scores(scores, take_rows(part, here), spec))
+            found.append(_of_scores(scores, part.take(here), spec))
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     items, slots, slots_masked, rank, rank_masked = columns
-    return CandidateSets(name, take_rows(part, rows), items, slots, slots_masked, Ranks(rank, rank_masked))
+    return CandidateSets(name, part.take(rows), items, slots, slots_masked, Ranks(rank, rank_masked))
 
 
 def _of_scores(
@@ -310,6 +301,6 @@ def read_sets(path: Path, split: Split) -> dict[str, CandidateSets]:
             slots[column][row, place] = frame[column].to_numpy()[mine]
         ranks = (np.asarray(meta["ranks"][name][key], np.float32) for key in ("rank", "rank_masked"))
         found[name] = CandidateSets(
-            name, take_rows(whole, rows), ids, slots["slot"], slots["slot_masked"], Ranks(*ranks)
+            name, whole.take(rows), ids, slots["slot"], slots["slot_masked"], Ranks(*ranks)
         )
     return found

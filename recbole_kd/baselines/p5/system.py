@@ -11,7 +11,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recbole_kd.baselines.llm.candidates import take_rows
 from recbole_kd.baselines.llm.tuned.examples import some_users, train_positions
 from recbole_kd.baselines.llm.tuned.loop import Task, Tell, Tuned, tune
 from recbole_kd.baselines.llm.tuned.spec import TuneSpec
@@ -177,7 +176,7 @@ class P5:
     def validator(self, batch_size: int) -> Callable[[], float]:
         """NDCG@10 of a seeded sample of validation users, among all items."""
         rows = some_users(self.split.valid, self.spec.valid_users, _stream(self.seed, _VALID))
-        part = take_rows(self.split.valid, rows)
+        part = self.split.valid.take(rows)
 
         def value() -> float:
             ranks = rank_rows(

@@ -11,7 +11,6 @@ from recbole_kd.baselines.llm.candidates import (
     read_sets,
     reranked,
     sampled_rows,
-    take_rows,
 )
 from recbole_kd.baselines.llm.spec import CandidatesSpec
 from recbole_kd.data.types import Dataset, EvalSet, Sequences, Split
@@ -138,7 +137,7 @@ def test_users_are_sampled_by_seed_and_samples_are_nested(part):
     assert set(small) < set(large)
     assert set(sampled_rows(part, USERS + 1, 5, 4)) != set(small)
     # Another part that lacks some users keeps the order of turns.
-    rest = take_rows(part, np.setdiff1d(np.arange(USERS), small[:2]))
+    rest = part.take(np.setdiff1d(np.arange(USERS), small[:2]))
     again = sampled_rows(rest, USERS + 1, 12, 3)
     left = set(part.history.users[large]) - set(part.history.users[small[:2]])
     assert left <= set(rest.history.users[again])
