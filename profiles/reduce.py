@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,9 @@ from profiles.spec import ReductionSpec
 from recbole_kd.errors import SpecError
 
 Vectors = NDArray[np.float32]
+
+TOLD_FROM = 5000
+"""Vectors from which on UMAP, which cannot say how far it is, says that it has begun."""
 
 
 def reduce_vectors(vectors: Vectors, spec: ReductionSpec) -> Vectors:
@@ -71,6 +75,9 @@ def umap(vectors: Vectors, spec: ReductionSpec) -> Vectors:
         from umap import UMAP
     except ImportError as error:
         raise SpecError("reduction: kind umap needs umap-learn; pip install 'recbole-kd[umap]'") from error
+    if len(vectors) > TOLD_FROM:
+        size = f"{len(vectors):,} vectors to {spec.n_components} dimensions"
+        sys.stderr.write(f"umap: {size} on one thread, so that the seed holds; this takes minutes\n")
     neighbours = min(15, len(vectors) - 1)
     model = UMAP(n_components=spec.n_components, n_neighbors=neighbours, random_state=spec.seed, n_jobs=1)
     return np.asarray(model.fit_transform(vectors), np.float32)

@@ -73,7 +73,8 @@ def _guess(cell: CellSpec) -> float | None:
 def epoch_work(cell: CellSpec, size: Size) -> float:
     """Multiply-adds of an epoch of training and validation."""
     student, h = cell.student, cell.student.hparams
-    length, n = cell.dataset.max_item_list_length, size.interactions
+    # Only the train part shrinks with a sample; everybody is validated.
+    length, n = cell.dataset.max_item_list_length, size.interactions * _share(cell)
     name = student.model.removesuffix("KD")
     width = int(h.get("hidden_size") or h.get("embedding_size") or 64)
     if name in GENERATIVE:
@@ -91,6 +92,12 @@ def epoch_work(cell: CellSpec, size: Size) -> float:
             n * twice * (encoder + scores) + steps * size.items * _table_work(student.system, width)
         )
     return work + size.users * (length * encoder + size.items * width)
+
+
+def _share(cell: CellSpec) -> float:
+    """Of the interactions, left to train on by the split's sample."""
+    sample = cell.dataset.split.sample
+    return 1.0 if sample is None else (sample.users or 1.0) * (sample.interactions or 1.0)
 
 
 def _encoder_work(name: str, h: dict[str, Any], width: int, length: int) -> int:

@@ -80,3 +80,16 @@ def test_a_falling_rate_runs_all_its_epochs_and_a_constant_one_is_stopped(place,
 
     assert guess("linear") - 3 == pytest.approx((guess("constant") - 3) * 40 / 20)
     assert guess("constant", 0.75) - 3 == pytest.approx((guess("constant") - 3) * 30 / 20)
+
+
+def test_a_sample_shrinks_the_training_and_not_the_validation(place, write_experiment):
+    def work(sample: dict[str, float] | None, interactions: int = 1000) -> float:
+        dataset = {} if sample is None else {"dataset": {"split": {"sample": {**sample, "seed": 1}}}}
+        path = write_experiment(
+            "sampled", {"backbones": ["SASRec"], "variants": {"plain": {}}, "seeds": [1], **dataset}
+        )
+        return epoch_work(load_experiment(path).cells[0].spec, Size(interactions, 100, 50))
+
+    whole, validation = work(None), work(None, 0)
+    assert work({"users": 0.25}) == pytest.approx(validation + 0.25 * (whole - validation))
+    assert work({"users": 0.5, "interactions": 0.5}) == pytest.approx(work({"interactions": 0.25}))
