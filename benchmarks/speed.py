@@ -93,6 +93,7 @@ def options_of(args: argparse.Namespace, system: str, model: str, dataset: str) 
         options += ["--max-cpu", str(args.budget if system != "recbole_kd" else args.max_ours)]
     if system == "RecBole":
         options += ["--batch-size", str(args.recbole_batch), "--every", str(args.every)]
+        options += [] if args.anomaly_detection else ["--no-anomaly-detection"]
     if system in ("RecTools", "RePlay") and args.device.startswith("cuda"):
         options[options.index("--device") + 1] = "gpu"
     return options + network_options(system, model, student_spec(model, []).hparams)
@@ -100,7 +101,8 @@ def options_of(args: argparse.Namespace, system: str, model: str, dataset: str) 
 
 def run_entry(args: argparse.Namespace, system: str, model: str, dataset: str) -> dict[str, Any]:
     """Run an entry, or read it where it is done; what fails is an entry with ``error``."""
-    name = f"{system}-{model}-{Path(dataset).stem}{'-quick' if args.quick else ''}"
+    apart = "-no-anomaly-detection" if system == "RecBole" and not args.anomaly_detection else ""
+    name = f"{system}-{model}-{Path(dataset).stem}{apart}{'-quick' if args.quick else ''}"
     folder = args.out / name
     kept = folder / "entry.json"
     if kept.is_file():
@@ -186,6 +188,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "budget": args.budget,
         "quick": args.quick,
+        "recbole": {"batch_size": args.recbole_batch, "anomaly_detection": args.anomaly_detection},
         "left_out": [s for s in args.systems if s not in args.python],
         "entries": entries,
         "floors": floors,
@@ -207,6 +210,12 @@ def main() -> None:
     parser.add_argument("--max-ours", type=float, help="CPU-seconds of training of ours; left out: no limit")
     parser.add_argument("--timeout", type=float, help="wall seconds after which an entry is given up")
     parser.add_argument("--recbole-batch", type=int, default=256, help="2048 is slower on a CPU")
+    parser.add_argument(
+        "--anomaly-detection",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="RecBole's import switches it on for its users; without it RecBole is faster",
+    )
     parser.add_argument("--every", type=int, default=60, help="RecBole's steps between two measurements")
     parser.add_argument("--recbole-python", default=sys.executable)
     parser.add_argument("--rivals-python", default=os.environ.get(RIVALS), help=f"or {RIVALS}")
