@@ -40,6 +40,7 @@ def _machine(record: Record) -> str:
         "- seconds are CPU-seconds on a CPU and wall seconds on a GPU",
         "- the same split, network sizes and dropout; cross-entropy over all items everywhere; all items "
         "ranked, seen items kept, average rank for ties; learning rate and batch are each system's own",
+        *_recbole(record),
         f"- ours runs to early stopping, the others to the highest level or {record['budget']:.0f} s of "
         "training; ratios are theirs over ours; - means not reached",
     ]
@@ -54,6 +55,16 @@ def _machine(record: Record) -> str:
     for name in record["left_out"]:
         lines.append(f"- {name} was left out: no interpreter was named that has it")
     return "\n".join(lines)
+
+
+def _recbole(record: Record) -> list[str]:
+    """How RecBole ran: both choices move its seconds."""
+    said = record.get("recbole")
+    if said is None or not any(e["system"] == "RecBole" for e in record["entries"]):
+        return []
+    how = "on, as its import leaves it for its users" if said["anomaly_detection"] else "off"
+    batch = f"batches of {said['batch_size']} (2048 by default, slower on a CPU)"
+    return [f"- RecBole has torch's anomaly detection {how}, which costs it time, and {batch}"]
 
 
 def _rivals(record: Record) -> str:

@@ -105,7 +105,7 @@ def _small_writer(results: Results) -> Measurement | None:
         cost, users = manifest.get("cost") or {}, manifest["counts"]["train_users"]
         if cost.get("llm_calls") and cost.get("llm_seconds"):
             rates.append(float(cost["llm_seconds"]) / users)
-    return _median(rates, "manifests, seconds of the local writer per user")
+    return _median(rates, "manifests, wall seconds of the local writer per user, taken for CPU-seconds")
 
 
 def _student_seconds(results: Results) -> Measurement | None:
@@ -118,7 +118,7 @@ def _student_seconds(results: Results) -> Measurement | None:
         return None
     best = min(rows, key=lambda r: r["p50"])
     return Measurement(
-        best["p50"] / 1e3, f"serve-latency, p50 of {best['rounds']} single requests, {best['form']}"
+        best["p50"] / 1e3, f"serve-latency, p50 of {best['rounds']} single requests, wall time, {best['form']}"
     )
 
 

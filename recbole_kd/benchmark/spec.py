@@ -12,7 +12,7 @@ from recbole_kd.strict import Strict, digest
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 
 # Raised when the same cell would give other numbers: every older run then gets another address.
-CELL_FORMAT = 1
+CELL_FORMAT = 2
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
 # Fields of a dataset that say where it comes from and what it is called; its content has digests.
 _DATASET_LABELS = ("name", "source", "path", "synthetic")

@@ -44,6 +44,7 @@ def record(**more):
         "seed": 1,
         "budget": 100.0,
         "quick": False,
+        "recbole": {"batch_size": 256, "anomaly_detection": True},
         "left_out": ["RePlay"],
         "entries": [
             entry("recbole_kd", 4.0, (10.0, 20.0)),
@@ -71,6 +72,10 @@ def test_the_page_shows_ratios_at_the_highest_level_that_all_reached(tmp_path):
     assert "wall over CPU-seconds 1.5 to 1.5" in busy
     assert "failed: boom |" in text
     assert "RePlay was left out" in text
+    assert "anomaly detection on, as its import" in text
+    assert "anomaly detection off" in page(
+        record(recbole={"batch_size": 256, "anomaly_detection": False}), "img/speed.svg"
+    )
     assert "recbole_kd 8.0x, RecBole 400.0x" in text
     assert "| SASRec | 4.00 | +5.0% | +1.0% | 1: 2.00, 2: 1.50 | 2 |" in text
     draw(record(), tmp_path / "speed.svg")
