@@ -118,7 +118,8 @@ def _student_seconds(results: Results) -> Measurement | None:
         return None
     best = min(rows, key=lambda r: r["p50"])
     return Measurement(
-        best["p50"] / 1e3, f"serve-latency, p50 of {best['rounds']} single requests, wall time, {best['form']}"
+        best["p50"] / 1e3,
+        f"serve-latency, p50 of {best['rounds']} single requests, wall time, {best['form']}",
     )
 
 

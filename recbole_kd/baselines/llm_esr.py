@@ -41,6 +41,7 @@ class LLMESR(System):
     """
 
     backbones = ("SASRec", "GRU4Rec", "BERT4Rec")
+    loss_is_its_own = True
     _view: Tensor | None = None
 
     def build_system(self, params: Mapping[str, Any], side: SideInputs) -> None:
@@ -108,9 +109,16 @@ class LLMESR(System):
     ) -> tuple[Tensor, Tensor | None]:
         """L; there is no distillation term of the usual kind."""
         model: Any = self
-        system: Any = self.system
-        batch = model.prepare(batch, rng)
+        # A device's batches come prepared; hiding items twice would leave masks without a target.
+        batch = model.prepare(batch, rng) if batch.at is None else batch
         states = self.both_views(batch, dropout)
+        # Autocast is over here, as for the plain backbones.
+        with torch.autocast(states.device.type, enabled=False):
+            return self._loss(states.float(), batch), None
+
+    def _loss(self, states: Tensor, batch: Batch) -> Tensor:
+        model: Any = self
+        system: Any = self.system
         carries = batch.target > 0
         items, bias = self.item_table()
         loss = catalogue_cross_entropy(
@@ -121,7 +129,8 @@ class LLMESR(System):
         else:
             at = (batch.segment < len(batch.length)) & _is_last(batch)
             last, owner = states[at], batch.user[batch.segment[at]]
-        return loss + self.self_distillation * system["bank"](last, owner), None
+        total: Tensor = loss + self.self_distillation * system["bank"](last, owner)
+        return total
 
     def serve_states(self, item_seq: Tensor, item_seq_len: Tensor, user: Tensor | None = None) -> Tensor:
         """u at the last item."""

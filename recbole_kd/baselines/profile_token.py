@@ -65,7 +65,9 @@ class ProfileToken(System):
 
     def _with_tokens(self, batch: Batch) -> Batch:
         system: Any = self.system
-        return insert_tokens(batch, system["users"].known[batch.user])
+        known = system["users"].known
+        # Batches are prepared on the host where a device gets many at once.
+        return insert_tokens(batch, known[batch.user.to(known.device)].to(batch.item_seq.device))
 
 
 def insert_tokens(batch: Batch, wanted: Tensor) -> Batch:

@@ -59,7 +59,9 @@ class ItemTableSystem(System):
             return self._step_table
         model: Any = self
         table = model.item_embedding.weight
-        fused = self.fused_items(table[: model.n_items])
+        # In full precision: what all items share would learn from rounding errors (cross_entropy.lower).
+        with torch.autocast(table.device.type, enabled=False):
+            fused = self.fused_items(table[: model.n_items])
         return fused if len(table) == model.n_items else torch.cat([fused, table[model.n_items :]])
 
     def sequence_losses(

@@ -60,7 +60,10 @@ class SequenceTrained:
         self, batch: Batch, dropout: ByteDropout | None, rng: np.random.Generator, *, distil: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Loss of one batch; there is never a distillation term."""
-        return self.rec_loss(self.states(batch, dropout, None), batch.target[batch.target > 0], rng), None
+        state, target = self.states(batch, dropout, None), batch.target[batch.target > 0]
+        # Autocast is over here: softmax and losses have a precision of their own.
+        with torch.autocast(state.device.type, enabled=False):
+            return self.rec_loss(state.float(), target, rng), None
 
     def total_loss(self, loss_rec: Tensor, loss_distil: Tensor | None, alpha: float) -> Tensor:
         """The one loss there is."""

@@ -41,6 +41,7 @@ class DistillationMixin:
     _known_on_host: tuple[nn.Module, Tensor] | None = None
     distil_head: DistillationHead | ListHead | JointHead | None
     distil_active: bool = True
+    loss_is_its_own: ClassVar[bool] = False  # a system whose loss takes no teacher and no sampled loss
     distil_alpha: float
     distil_spec: DistillSpec
 

@@ -53,4 +53,5 @@ def same_direction(x: Tensor, y: Tensor) -> Tensor:
 
     Two pieces of one user, or two users with the same text, are no negatives of each other.
     """
-    return (x @ y.t()).detach() > 1 - _SAME
+    # A GPU's float32 products may have ten bits of mantissa, coarser than the threshold.
+    return (x.detach().double() @ y.detach().double().t()) > 1 - _SAME

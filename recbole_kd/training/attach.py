@@ -31,7 +31,7 @@ def choose_loss(model: Any, split: Split, spec: StudentSpec, seed: int, device: 
     """
     if spec.train.loss is None:
         return
-    if not isinstance(model, DistillationMixin):
+    if not isinstance(model, DistillationMixin) or model.loss_is_its_own:
         raise SpecError(
             f"train.loss: {spec.train.loss.name}, but {spec.model} has a loss of its own; leave it out."
         )
@@ -52,6 +52,9 @@ def attach(
     distill = spec.distill
     if profiles is None or distill is None:
         return None
+    if getattr(model, "loss_is_its_own", False):
+        name = spec.model if spec.system is None else spec.system.name
+        raise SpecError(f"distill: {name} has a loss of its own and learns from no teacher; leave it out.")
     weight: Any = profiles.mask
     if distill.confidence is not None:
         weight = load_confidence(distill.confidence, distill.confidence_column, split, profiles.mask)

@@ -255,7 +255,7 @@ class _Training:
         """Train and validate; return the row of the history."""
         epoch, begin = self.epoch + 1, time.perf_counter()
         model, run, stopping = self._model, self._run, self._stopping
-        _anneal(model, self._spec, epoch)
+        _anneal(model, self._schedule, self._spec.train.epochs, epoch)
         row = {"epoch": epoch, **_in_force(self._schedule, epoch), **begin_epoch(model)}
         row |= run.train_epoch(epoch, self._schedule)
         middle = time.perf_counter()
@@ -333,10 +333,10 @@ class _Training:
         )
 
 
-def _anneal(model: Any, spec: StudentSpec, epoch: int) -> None:
-    """Tell the head how much of distillation is over when ``epoch`` begins."""
-    if spec.distill is not None and isinstance(model.distil_head, DistillationHead | JointHead):
-        epochs = spec.distill.distil_epochs or spec.train.epochs
+def _anneal(model: Any, schedule: Schedule | None, most: int, epoch: int) -> None:
+    """Tell the head how much of distillation is over; without an end it lasts ``most`` epochs."""
+    if schedule is not None and isinstance(model.distil_head, DistillationHead | JointHead):
+        epochs = schedule.end or most
         model.distil_head.anneal((epoch - 1) / max(1, epochs - 1))
 
 

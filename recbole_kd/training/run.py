@@ -110,7 +110,7 @@ class Run:
         head = model.distil_head
         self._own = [] if head is None else [p for p in head.parameters() if p.requires_grad]
         ids = {id(p) for p in ([] if head is None else head.parameters())}
-        self._shared = [p for p in model.parameters() if id(p) not in ids]
+        self._shared = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
         self._optimizer = self._new_optimizer()
         self.average = WeightAverage(model, spec.train.weight_average)
         self._step = 0

@@ -13,10 +13,14 @@ from sklearn.metrics import roc_auc_score
 
 pytest.importorskip("peft")
 
+from recbole_kd.baselines.llm.tuned.examples import Ratings
 from recbole_kd.baselines.llm.tuned.loop import Task, tune
 from recbole_kd.baselines.llm.tuned.tallrec import TallRec, TallRecSpec, auc
+from recbole_kd.data.spec import SampleSpec, SplitSpec
+from recbole_kd.data.split import make_split
 from recbole_kd.data.types import EvalSet, Split
 from recbole_kd.errors import SpecError
+from tests.students import sequences, tiny_split
 from tests.tiny_lm import TITLES, params_of, tiny_answers, toy_split
 
 WORDS = {"person": "user", "item": "film"}
@@ -209,3 +213,25 @@ def test_tuning_lowers_the_loss_and_choosing_uses_validation(tmp_path: Path) -> 
     values = [row["valid_auc"] for row in found.history]
     assert found.best_epoch == int(np.argmax(values))
     assert system.auc(split.valid, system.valid_rows()) == pytest.approx(max(values))
+
+
+def test_ratings_of_a_sample_are_those_of_the_latest_interactions() -> None:
+    rows = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]
+    whole = tiny_split().dataset
+    values = np.array([1, 1, 1, 1, 5, 5, 5, 5, 5, 5] * 2, np.float32)
+    dataset = dataclasses.replace(whole, sequences=sequences(rows), times=np.arange(20.0), ratings=values)
+    split = make_split(
+        dataset,
+        SplitSpec(
+            protocol="leave-one-out",
+            seed=1,
+            quantile=0.8,
+            valid_user_share=0.2,
+            sample=SampleSpec(users=None, interactions=0.5, seed=1),
+        ),
+    )
+    ratings = Ratings(split)
+    assert split.train.row(0).tolist() == [5, 6, 7, 8]
+    assert ratings.train().tolist() == [5.0] * 8
+    assert ratings.at(1, 0, ratings.train_begin(0)) == 5.0
+    assert ratings.at(1, 0) == 1.0  # of an evaluated history, which is whole

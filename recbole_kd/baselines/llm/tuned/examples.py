@@ -53,29 +53,39 @@ def drawn(positions: Positions, shots: int | None, seed: int) -> Positions:
 class Ratings:
     """Ratings of the interactions, by user and place in the history.
 
-    Train rows and histories of evaluated users begin where the user's whole sequence begins (as every split
-    protocol cuts them), so a place in one is the same place in the other.
+    Histories of evaluated users begin where the user's whole sequence begins, as every split protocol cuts
+    them; train rows begin later where the split is a sample of everybody's latest interactions.
     """
 
     def __init__(self, split: Split) -> None:
         dataset = split.dataset
         assert dataset.ratings is not None
         self._values, self._sequences, self._train = dataset.ratings, dataset.sequences, split.train
+        self._begins = split.train_begins
 
-    def of(self, user: int, stop: int) -> NDArray[np.float32]:
-        """The first ``stop`` ratings of a user."""
+    def of(self, user: int, stop: int, begin: int = 0) -> NDArray[np.float32]:
+        """``stop`` ratings of a user, after the first ``begin``."""
         row = int(np.searchsorted(self._sequences.users, user))
-        begin = int(self._sequences.offsets[row])
+        begin += int(self._sequences.offsets[row])
         return self._values[begin : begin + stop]
+
+    def train_begin(self, row: int) -> int:
+        """Interactions of a train row's user that stand before it."""
+        return 0 if self._begins is None else int(self._begins[row])
 
     def train(self) -> NDArray[np.float32]:
         """Ratings of the train interactions."""
         users, lengths = self._train.users, self._train.lengths
-        return np.concatenate([self.of(int(u), int(n)) for u, n in zip(users, lengths, strict=True)])
+        return np.concatenate(
+            [
+                self.of(int(u), int(n), self.train_begin(row))
+                for row, (u, n) in enumerate(zip(users, lengths, strict=True))
+            ]
+        )
 
-    def at(self, user: int, place: int) -> float:
-        """One rating."""
-        return float(self.of(user, place + 1)[-1])
+    def at(self, user: int, place: int, begin: int = 0) -> float:
+        """One rating, of the interaction ``place`` after the first ``begin``."""
+        return float(self.of(user, place + 1, begin)[-1])
 
 
 def other_items(known: IntArray, catalogue: IntArray, n: int, rng: np.random.Generator) -> IntArray:

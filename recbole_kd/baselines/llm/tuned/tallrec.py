@@ -156,13 +156,15 @@ class TallRec:
             instruction=instruction.format(**self.words), input=template.format(**parts, **self.words)
         )
 
-    def question(self, user: int, history: IntArray, target: int, yes: bool = False) -> Question:
-        """Question about ``target`` after a whole history (which begins where the user's sequence begins)."""
+    def question(
+        self, user: int, history: IntArray, target: int, yes: bool = False, begin: int = 0
+    ) -> Question:
+        """Question about ``target`` after a history before which the user has ``begin`` interactions."""
         first = max(0, len(history) - self.spec.history)
         items = history[first:].tolist()
         if self.ratings is None:
             return Question(self.lm.encode(self.prompt(items, [], target)), yes)
-        likes = self.ratings.of(user, len(history))[first:] > self.spec.like_above
+        likes = self.ratings.of(user, len(history), begin)[first:] > self.spec.like_above
         liked = [item for item, like in zip(items, likes, strict=True) if like]
         disliked = [item for item, like in zip(items, likes, strict=True) if not like]
         return Question(self.lm.encode(self.prompt(liked, disliked, target)), yes)
@@ -174,7 +176,9 @@ class TallRec:
         items, user = train.row(row), int(train.users[row])
         history, target = items[:at], int(items[at])
         if self.ratings is not None:
-            return self.question(user, history, target, self.ratings.at(user, at) > self.spec.like_above)
+            begin = self.ratings.train_begin(row)
+            like = self.ratings.at(user, at, begin) > self.spec.like_above
+            return self.question(user, history, target, like, begin)
         if index % 2 == 0:
             return self.question(user, history, target, True)
         rng = np.random.default_rng([self.seed, _NEGATIVES, row, at])
