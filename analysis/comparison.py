@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.load import Results
 from analysis.stats.correction import LABELS, correct
-from analysis.stats.effects import dominance, relative_gain
+from analysis.stats.effects import cohens_dz, dominance, relative_gain
 from analysis.stats.paired import PAIRED_TESTS
 from analysis.stats.result import TestResult
 from analysis.stats.seeds import seeds_t_test
@@ -52,8 +52,8 @@ class Comparison:
         Over common users and seeds.
     gain, gain_low, gain_high : float
         Relative gain in per cent of the baseline, with its interval.
-    dominance : float
-        Cliff's d_w of the seed-averaged per-user differences.
+    d_z, dominance : float
+        Cohen's d_z and Cliff's d_w of the seed-averaged per-user differences.
     result : TestResult or None
         None if the comparison cannot be made yet; ``notes`` say why.
     notes : tuple of str
@@ -73,6 +73,7 @@ class Comparison:
     gain: float = float("nan")
     gain_low: float = float("nan")
     gain_high: float = float("nan")
+    d_z: float = float("nan")
     dominance: float = float("nan")
     result: TestResult | None = None
     notes: tuple[str, ...] = ()
@@ -209,6 +210,7 @@ def _one(
         gain=relative_gain(float(layout.method.mean()), float(layout.baseline.mean())),
         gain_low=gain[0],
         gain_high=gain[1],
+        d_z=cohens_dz(layout.differences.mean(axis=0)),
         dominance=dominance(layout.differences.mean(axis=0)),
         result=result,
         notes=tuple(notes),

@@ -19,7 +19,7 @@ from analysis.comparison import Comparison, planned_pairs
 from analysis.load import Results
 from analysis.panel import Panel
 from analysis.stats.correction import LABELS, correct
-from analysis.stats.effects import dominance, relative_gain
+from analysis.stats.effects import cohens_dz, dominance, relative_gain
 from analysis.stats.interaction import gain_by_slice, gain_contrast, linear_weights
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_level
@@ -219,6 +219,7 @@ def slice_result(layout: Layout, base: Comparison, values: UserValues, seed: int
         method_mean=m,
         baseline_mean=b,
         gain=relative_gain(m, b),
+        d_z=cohens_dz(layout.differences.mean(axis=0)),
         dominance=dominance(layout.differences.mean(axis=0)),
         result=two_level(layout.differences, seed=seed, user_means=means[0] - means[1]),
     )
