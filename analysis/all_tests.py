@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.comparison import planned_pairs, seed_variance
@@ -17,7 +16,7 @@ from analysis.stats.equivalence import bayesian_signed_rank, tost
 from analysis.stats.paired import bca_interval, sign_flip, t_test, wilcoxon
 from analysis.stats.power import Design, power, seeds_needed, smallest_detectable, users_needed
 from analysis.stats.seeds import seeds_t_test
-from analysis.stats.twolevel import SeedVariance, two_way
+from analysis.stats.twolevel import SeedVariance, TwoWay, two_way
 from analysis.summary import summarise
 from analysis.values import UserValues, pair_layout
 from recbole_kd.metrics import standard_name
@@ -100,7 +99,7 @@ def evidence(
             posterior = bayesian_signed_rank(mean, margin, seed=seed)
             row["p_tost"] = tost(d, margin).p
             row |= {"p_worse": posterior.worse, "p_equal": posterior.equal, "p_better": posterior.better}
-        rows.append(row | power_row(d, base))
+        rows.append(row | power_row(two_way(d, pooled), base))
     frame = pd.DataFrame(rows)
     for column in P_COLUMNS if len(frame) else ():
         planned = len(planned_pairs(results, reference))
@@ -108,14 +107,14 @@ def evidence(
     return frame
 
 
-def power_row(differences: np.ndarray, baseline_mean: float, *, target: float = 0.8) -> dict[str, Any]:
-    """What this layout [S, U] could have shown, uncorrected level .05, power ``target``.
+def power_row(anova: TwoWay, baseline_mean: float, *, target: float = 0.8) -> dict[str, Any]:
+    """What the test of this analysis of variance could have shown, uncorrected level .05, power ``target``.
 
     ``detectable_percent``: smallest gain; ``power_1_percent``: power for a gain of 1 %;
     ``users_for_1_percent``, ``seeds_for_1_percent``: how many that would need with the other
     number as it is; None where no number would do.
     """
-    design = Design.of(two_way(differences))
+    design = Design.of(anova)
     one = 0.01 * baseline_mean
     row: dict[str, Any] = {
         "var_seed": design.var_seed,

@@ -15,6 +15,7 @@ from analysis.load import Results
 from analysis.stats.correction import LABELS, correct
 from analysis.stats.effects import cohens_dz, dominance, relative_gain
 from analysis.stats.paired import PAIRED_TESTS
+from analysis.stats.power import Design
 from analysis.stats.result import TestResult
 from analysis.stats.seeds import seeds_t_test
 from analysis.stats.twolevel import (
@@ -54,6 +55,8 @@ class Comparison:
         Relative gain in per cent of the baseline, with its interval.
     d_z, dominance : float
         Cohen's d_z and Cliff's d_w of the seed-averaged per-user differences.
+    design : Design or None
+        Variance components of the default test of the same difference, for its power.
     result : TestResult or None
         None if the comparison cannot be made yet; ``notes`` say why.
     notes : tuple of str
@@ -75,6 +78,7 @@ class Comparison:
     gain_high: float = float("nan")
     d_z: float = float("nan")
     dominance: float = float("nan")
+    design: Design | None = None
     result: TestResult | None = None
     notes: tuple[str, ...] = ()
 
@@ -85,7 +89,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat mapping: labels first, then the fields of the result."""
-        skip = ("result", "notes", "seeds", "planned_seeds")
+        skip = ("design", "result", "notes", "seeds", "planned_seeds")
         own = {k: v for k, v in self.__dict__.items() if k not in skip}
         own["seeds"] = " ".join(map(str, self.seeds))
         own["planned_seeds"] = " ".join(map(str, self.planned_seeds))
@@ -212,6 +216,7 @@ def _one(
         gain_high=gain[1],
         d_z=cohens_dz(layout.differences.mean(axis=0)),
         dominance=dominance(layout.differences.mean(axis=0)),
+        design=Design.of(two_way(layout.differences, shared)),
         result=result,
         notes=tuple(notes),
     )

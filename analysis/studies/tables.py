@@ -37,7 +37,7 @@ def gains(run: StudyRun) -> Table:
         title=f"Gain over '{run.baseline}'",
         caption=(
             f"{wording.testing(made, run.baseline)} Could be seen: smallest true difference found with "
-            "probability .80 at the uncorrected level .05, from the variances of the same comparison."
+            "probability .80 at the uncorrected level .05, from the variances of the same test."
         ),
         columns=(
             Column("Dataset", "l"),

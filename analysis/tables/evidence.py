@@ -95,7 +95,8 @@ def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
         title=f"{results.experiment}: power on {results.metrics[0]}",
         caption=(
             "Smallest relative gain found with probability .80 at the two-sided uncorrected level .05, "
-            "from the variance components of each comparison (users, seeds, their interaction); the "
+            "from the variance components of each comparison (users, their interaction with the seeds, and "
+            "the seeds, pooled as in the test over users x seeds); the "
             "power for a gain of 1 %; and the users or seeds that 1 % would need with the other number "
             "as it is. Components are estimates themselves, that of the seeds from few."
         ),

@@ -12,6 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from analysis.all_tests import evidence, power_row
 from analysis.comparison import compare, comparison_frame
 from analysis.load import Results, load_results
+from analysis.stats.twolevel import two_way
 from analysis.tables import ablation_table, cost_table, evidence_table, power_table, slice_table
 from recbole_kd.errors import SpecError
 
@@ -42,10 +43,10 @@ def test_every_p_value_against_scipy(results: Results) -> None:
 def test_power_columns() -> None:
     rng = np.random.default_rng(0)
     d = 0.05 * rng.normal(size=(3, 1)) + rng.normal(size=(3, 500))
-    row = power_row(d, baseline_mean=10.0)
+    row = power_row(two_way(d), baseline_mean=10.0)
     assert row["detectable_percent"] > 0
     assert 0.05 <= row["power_1_percent"] <= 1
-    assert power_row(d, baseline_mean=0.0).keys() == {"var_seed", "var_user", "var_error"}
+    assert power_row(two_way(d), baseline_mean=0.0).keys() == {"var_seed", "var_user", "var_error"}
 
 
 def test_tables_name_units_and_families(results: Results) -> None:
