@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis import wording
 from analysis.studies.gains import Gain
+from analysis.studies.joined import joined
 from analysis.studies.run import show_x
 from analysis.table import Cell, Column, Table
 from analysis.tables import main_table
@@ -97,10 +98,9 @@ def _row(gain: Gain) -> tuple[Cell, ...]:
 
 
 def main(run: StudyRun) -> Table:
-    """The main table of the first (usually the only) part: means of all metrics."""
-    part = run.parts[0]
-    own = list({id(g.comparison): g.comparison for g in run.gains if g.part is part}.values())
-    return replace(main_table(part.results, comparisons=own or None), notes=())
+    """The main table over all parts: means of all metrics."""
+    results, own = joined(run)
+    return replace(main_table(results, comparisons=own), notes=())
 
 
 TABLES: dict[str, TableMaker] = {"gains": gains, "main": main}

@@ -1,0 +1,68 @@
+"""Studies of several parts: every part is on the page, headed by what tells it apart."""
+
+from __future__ import annotations
+
+import json
+
+from analysis.studies.figures import forest
+from analysis.studies.run import load_study_run
+from analysis.studies.tables import main
+from tests.analysis.synthetic import latent_ranks, write_experiment
+from tests.analysis.test_studies import write_study
+
+
+def fresh(tmp_path):
+    (tmp_path / "alone").mkdir()
+    return tmp_path / "alone"
+
+
+def paper(tmp_path, **changes):
+    """Two data sets, each in a part of its own."""
+    for dataset in ("beauty", "movies"):
+        write_experiment(
+            tmp_path, latent_ranks(60, {"kd": 0.8}), datasets=[dataset], seeds=(1, 2), name=f"on-{dataset}"
+        )
+    parts = [{"x": x, "folder": f"../on-{x}"} for x in ("beauty", "movies")]
+    home = write_study(tmp_path, {"unused": 0.0}, [])
+    record = json.loads((home / "study.json").read_text()) | {"parts": parts}
+    (home / "study.json").write_text(json.dumps(record | changes))
+    return load_study_run(home)
+
+
+def heads_of(figure):
+    return [t.get_text() for t in figure.axes[0].texts if t.get_weight() == "bold"]
+
+
+def test_a_forest_shows_every_part(tmp_path):
+    run = paper(tmp_path)
+    figure = forest(run)
+    assert heads_of(figure)[:2] == ["SASRec on beauty", "SASRec on movies"]
+    assert len(figure.axes[0].get_yticks()) == len(run.gains) == 2
+
+
+def test_parts_of_one_data_set_are_told_apart_in_a_forest(tmp_path):
+    run = load_study_run(write_study(tmp_path, {}, [], [(x, {"kd": 0.3}) for x in (1, 2)]))
+    assert heads_of(forest(run))[:2] == ["SASRec on tiny (1)", "SASRec on tiny (2)"]
+    alone = load_study_run(write_study(fresh(tmp_path), {}, [], [(1, {"kd": 0.3})]))
+    assert heads_of(forest(alone))[:1] == ["SASRec"]
+
+
+def test_the_main_table_has_the_rows_of_every_part(tmp_path):
+    run = paper(tmp_path)
+    table = main(run)
+    assert [row[0].text for row in table.rows] == ["beauty", "beauty", "movies", "movies"]
+    assert table.columns[0].name == "Dataset"
+    assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
+    assert list(table.frame["dataset"]) == ["beauty", "beauty", "movies", "movies"]
+    assert "beauty: 60 users" in table.caption
+    assert "movies: 60 users" in table.caption
+    assert table.groups == (0, 2)
+
+
+def test_parts_of_one_data_set_are_told_apart_in_the_main_table(tmp_path):
+    run = load_study_run(write_study(tmp_path, {}, [], [(x, {"kd": 0.3}) for x in (1, 2)]))
+    table = main(run)
+    assert [row[0].text for row in table.rows] == ["tiny (1)"] * 2 + ["tiny (2)"] * 2
+    assert [c.text for c in table.rows[1]][-3:] != [c.text for c in table.rows[3]][-3:]
+    alone = load_study_run(write_study(fresh(tmp_path), {}, [], [(1, {"kd": 0.3})]))
+    assert main(alone).columns[0].name == "Backbone"
