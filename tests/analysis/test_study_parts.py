@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+from analysis.studies import page_of
 from analysis.studies.figures import forest
+from analysis.studies.page import write_page
 from analysis.studies.run import load_study_run
 from analysis.studies.tables import main
 from tests.analysis.synthetic import latent_ranks, write_experiment
@@ -66,3 +68,29 @@ def test_parts_of_one_data_set_are_told_apart_in_the_main_table(tmp_path):
     assert [c.text for c in table.rows[1]][-3:] != [c.text for c in table.rows[3]][-3:]
     alone = load_study_run(write_study(fresh(tmp_path), {}, [], [(1, {"kd": 0.3})]))
     assert main(alone).columns[0].name == "Backbone"
+
+
+def only_part(tmp_path, x, **changes):
+    """A study of which only the part at one place was run."""
+    run = load_study_run(write_study(tmp_path, {}, [], [(x, {"kd": 0.5})], **changes))
+    return run.directory
+
+
+def test_cold_start_without_newcomers_has_a_page(tmp_path):
+    changes = {"figures": ["revealed"], "tables": ["gains", "never-seen", "history", "items"]}
+    changes["known"] = [{"case": "revealed", "of": [], "why": "newcomers reveal k"}]
+    home = only_part(tmp_path, "everybody", **changes)
+    write_page(home, tmp_path / "page.md", page_of("cold_start"))
+    text = (tmp_path / "page.md").read_text()
+    assert "## Table: never-seen\n\nEmpty: none of its runs" in text
+    assert "## Table: history\n\n**" in text
+    assert "Nothing can be compared yet" in text
+
+
+def test_cold_start_with_newcomers_alone_has_a_page(tmp_path):
+    changes = {"figures": ["revealed"], "tables": ["never-seen", "history", "items"]}
+    home = only_part(tmp_path, "never seen", **changes)
+    write_page(home, tmp_path / "page.md", page_of("cold_start"))
+    text = (tmp_path / "page.md").read_text()
+    for name in ("history", "items"):
+        assert f"## Table: {name}\n\nEmpty: none of its runs" in text
