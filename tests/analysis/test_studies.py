@@ -24,6 +24,8 @@ from analysis.studies import write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
 from analysis.studies.figures import curve
 from analysis.studies.gains import layout_of, trends
+from analysis.studies.hallucination import answer as hallucination_answer
+from analysis.studies.hallucination import lost_table
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.page import StudyPage, write_page
 from analysis.studies.refresh import Policy, best, policies
@@ -348,3 +350,18 @@ def test_what_could_be_seen_of_a_policy_is_of_the_mean_over_trainings(tmp_path):
     assert f"is {middle:.4f} NDCG@10" in text
     assert "mean over 4 trainings" in text
     assert "with 300 users" in text
+
+
+def test_no_dose_is_stated_down_to_a_placebo_that_was_not_run(falling):
+    record = json.loads((falling / "study.json").read_text())
+    named = {"settings": {"placebo": "kd-shuffled", "whole": "dose@0"}}
+    (falling / "study.json").write_text(json.dumps(record | named))
+    run = load_study_run(falling)
+    table = lost_table(run)
+    assert "down to 'kd-shuffled'" in table.caption
+    assert [cell.text for cell in table.rows[0]][-3:] == ["placebo not run", "placebo not run", "\u2013"]
+    assert np.isnan(table.frame["half_dose"][0])
+    assert "'kd-shuffled' was not run, so the dose of loss is unknown" in hallucination_answer(run)[0]
+    # Without a placebo in the study the loss is counted down to 0, as the caption says.
+    (falling / "study.json").write_text(json.dumps(record))
+    assert "not run" not in lost_table(load_study_run(falling)).rows[0][-3].text
