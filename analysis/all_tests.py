@@ -112,7 +112,8 @@ def power_row(anova: TwoWay, baseline_mean: float, *, target: float = 0.8) -> di
 
     ``detectable_percent``: smallest gain; ``power_1_percent``: power for a gain of 1 %;
     ``users_for_1_percent``, ``seeds_for_1_percent``: how many that would need with the other
-    number as it is; None where no number would do.
+    number as it is, inf where no number would do. What cannot be known is not there: seeds from
+    one seed, anything from two runs with the same ranks or without a baseline above 0.
     """
     design = Design.of(anova)
     one = 0.01 * baseline_mean
@@ -121,14 +122,20 @@ def power_row(anova: TwoWay, baseline_mean: float, *, target: float = 0.8) -> di
         "var_user": design.var_user,
         "var_error": design.var_error,
     }
-    if one <= 0:
+    if one <= 0 or design.error == 0:
         return row
-    return row | {
+
+    def needed(found: int | None) -> float:
+        return float("inf") if found is None else float(found)
+
+    row |= {
         "detectable_percent": 100 * smallest_detectable(design, target=target) / baseline_mean,
         "power_1_percent": power(design, one),
-        "users_for_1_percent": users_needed(design, one, target=target),
-        "seeds_for_1_percent": seeds_needed(design, one, target=target) if design.n_seeds > 1 else None,
+        "users_for_1_percent": needed(users_needed(design, one, target=target)),
     }
+    if design.n_seeds > 1:
+        row["seeds_for_1_percent"] = needed(seeds_needed(design, one, target=target))
+    return row
 
 
 def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.DataFrame, list[str]]:

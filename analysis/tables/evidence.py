@@ -70,8 +70,11 @@ def evidence_table(results: Results, frame: pd.DataFrame | None = None, *, digit
     )
 
 
-def _needed(value: Any) -> str:
-    return "none suffices" if value is None or value != value else f"{int(value):,}"
+def _needed(value: float) -> Cell:
+    """Infinite: the search found no number. NaN: nothing is known to search with."""
+    return Cell(
+        "none suffices" if value == float("inf") else wording.number(value, 0, thousands=True), sort=value
+    )
 
 
 def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
@@ -88,7 +91,7 @@ def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
         shown = wording.number(small, 1)
         cells.append(Cell(f"{shown} %" if np.isfinite(small) else shown, sort=small))
         cells.append(Cell(wording.number(row.get("power_1_percent"), 2), sort=row.get("power_1_percent")))
-        cells += [Cell(_needed(row.get(k))) for k in ("users_for_1_percent", "seeds_for_1_percent")]
+        cells += [_needed(row.get(k, float("nan"))) for k in ("users_for_1_percent", "seeds_for_1_percent")]
         rows.append(tuple(cells))
     return Table(
         name="power",
