@@ -158,7 +158,9 @@ def _points(
 def table(run: StudyRun, found: list[SliceComparison], x: str) -> Table:
     """Table of slices of one part; without rows where the part was left out."""
     part = place(run, x) or run.parts[0]
-    return replace(slice_table(part.results, found=found, metric=run.metric), notes=())
+    made = slice_table(part.results, found=found, metric=run.metric)
+    # The page lists what is to be told of the runs, once for all its tables.
+    return replace(made, notes=tuple(note for note in made.notes if note not in part.results.problems))
 
 
 def revealed(run: StudyRun, of: Sequence[str]) -> Outcome:

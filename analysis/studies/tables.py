@@ -13,7 +13,7 @@ from analysis.studies.gains import Gain
 from analysis.studies.joined import joined
 from analysis.studies.run import show_x
 from analysis.table import Cell, Column, Table
-from analysis.tables import main_table
+from analysis.tables.main import legends, main_table
 
 if TYPE_CHECKING:
     from analysis.studies.run import StudyRun
@@ -100,7 +100,9 @@ def _row(gain: Gain) -> tuple[Cell, ...]:
 def main(run: StudyRun) -> Table:
     """The main table over all parts: means of all metrics."""
     results, own = joined(run)
-    return replace(main_table(results, comparisons=own), notes=())
+    made = main_table(results, comparisons=own)
+    # The page lists what is to be told of the runs, once for all its tables.
+    return replace(made, notes=legends(made.notes))
 
 
 TABLES: dict[str, TableMaker] = {"gains": gains, "main": main}

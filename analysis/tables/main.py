@@ -128,6 +128,11 @@ def _notes(results: Results, comparisons: Sequence[Comparison], partial: bool) -
     return [*wording.condensed(notes), *(f"{', '.join(labels)}: {note}" for note, labels in said.items())]
 
 
+def legends(notes: Sequence[str]) -> tuple[str, ...]:
+    """Of the notes of a main table those that spell out a mark; the others are reservations about runs."""
+    return tuple(note for note in notes if note.startswith(("* ", f"{COLLAPSED} ")))
+
+
 def main_table(
     results: Results,
     *,

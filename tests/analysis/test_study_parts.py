@@ -94,3 +94,15 @@ def test_cold_start_with_newcomers_alone_has_a_page(tmp_path):
     text = (tmp_path / "page.md").read_text()
     for name in ("history", "items"):
         assert f"## Table: {name}\n\nEmpty: none of its runs" in text
+
+
+def test_the_main_table_of_a_study_spells_out_its_marks(tmp_path):
+    run = paper(tmp_path)
+    path = next(p for p in (tmp_path / "runs").iterdir() if "movies" in p.name and "kd" in p.name)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["diagnostics"] = {"collapse": ["student: rank 1"]}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    table = main(load_study_run(run.directory))
+    assert [row[2].text for row in table.rows] == ["plain", "kd", "plain", "kd \u00a7"]
+    assert table.notes == ("\u00a7 the distillation of a run collapsed: its profiles taught nothing",)
+    assert main(run).notes == ()

@@ -328,3 +328,17 @@ def test_d_z_is_of_the_seed_averaged_differences_whatever_the_test(results: Resu
     assert table.frame.loc[place, "d_z"] == pytest.approx(expected)
     column = [c.name for c in table.columns].index("d_z")
     assert table.rows[place][column].text == f"{expected:+.3f}"
+
+
+def test_marks_of_tables_are_latex() -> None:
+    assert latex_escape("kd \u00a7") == r"kd \S{}"
+    assert latex_escape("\u221e") == r"$\infty$"
+
+
+def test_no_first_cell_is_an_option_of_the_rule_or_break_before_it() -> None:
+    """LaTeX reads ``[`` and ``*`` behind a rule or a line break, over spaces and lines, as an option."""
+    rows = tuple((Cell(text), Cell("1")) for text in ("[a]", "\u6570", "* b", "plain"))
+    source = Table("x", "t", "c", (Column("[head]", "l"), Column("v")), rows).to_latex()
+    assert not re.search(r"\\(\\|toprule|midrule)\s*[\[*]", source)
+    assert "{}[U+6570] & 1" in source
+    assert "\nplain & 1" in source
