@@ -19,6 +19,7 @@ from analysis.stats.seeds import seeds_t_test
 from analysis.stats.twolevel import SeedVariance, TwoWay, two_way
 from analysis.summary import summarise
 from analysis.values import UserValues, pair_layout
+from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
 
 # Columns of p-values that `evidence` corrects, each column a family of its own.
@@ -138,10 +139,17 @@ def power_row(anova: TwoWay, baseline_mean: float, *, target: float = 0.8) -> di
     return row
 
 
-def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+def dataset_scores(
+    results: Results, metric: str | None = None, *, methods: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Mean metric per dataset (rows) and method (columns), and the datasets left out for gaps.
 
-    A method without all its seeds or users is a gap.
+    A method without all its seeds or users is a gap; only those of ``methods`` count, where given.
+
+    Raises
+    ------
+    SpecError
+        An unknown method.
     """
     name = standard_name(metric or results.metrics[0])
     summaries = summarise(results, [name])
@@ -152,6 +160,11 @@ def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.Data
             summary.mean if complete else float("nan")
         )
     scores = pd.DataFrame.from_dict(cells, orient="index")
+    for method in methods or ():
+        if method not in scores:
+            raise SpecError(f"method '{method}': this experiment has {', '.join(scores.columns)}")
+    if methods is not None:
+        scores = scores[list(methods)]
     gaps = [str(d) for d in scores.index[scores.isna().any(axis=1)]]
     return scores.drop(index=gaps), gaps
 
@@ -169,8 +182,13 @@ def over_datasets(
     Returns
     -------
     DatasetComparison, list of str
-        The comparison and the datasets that were left out because a method (or a seed of it) lacks there.
+        The comparison and the datasets that were left out because one of the methods (or a seed of it)
+        lacks there.
+
+    Raises
+    ------
+    SpecError
+        An unknown method.
     """
-    scores, gaps = dataset_scores(results, metric)
-    chosen = scores if methods is None else scores[list(methods)]
-    return compare_over_datasets(chosen, alpha=alpha), gaps
+    scores, gaps = dataset_scores(results, metric, methods=methods)
+    return compare_over_datasets(scores, alpha=alpha), gaps

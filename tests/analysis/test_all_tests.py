@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from synthetic import latent_ranks, write_experiment
 
-from analysis.all_tests import evidence, power_row
+from analysis.all_tests import dataset_scores, evidence, over_datasets, power_row
 from analysis.comparison import compare, comparison_frame
 from analysis.load import Results, load_results
 from analysis.stats.twolevel import two_way
@@ -115,3 +115,19 @@ def test_none_suffices_is_said_where_the_search_found_none(results: Results) -> 
     table = power_table(results, pd.DataFrame([names | row]))
     assert power_cells(table)[-2] == "none suffices"
     assert power_cells(table)[-1].replace(",", "").isdigit()
+
+
+def test_datasets_are_left_out_for_gaps_of_the_chosen_methods_only(tmp_path: Path) -> None:
+    datasets = ("d1", "d2", "d3", "d4")
+    lacking = [(d, "SASRec", "llm", 1) for d in datasets[1:]]
+    variants = ("plain", "kd", "other", "llm")
+    home = write_experiment(
+        tmp_path, latent_ranks(40), datasets=datasets, variants=variants, seeds=(1,), skip=lacking
+    )
+    results = load_results(home)
+    comparison, gaps = over_datasets(results, methods=["SASRec plain", "SASRec kd", "SASRec other"])
+    assert comparison.friedman.n == 4
+    assert gaps == []
+    assert dataset_scores(results)[1] == list(datasets[1:])
+    with pytest.raises(SpecError, match="'SASRec kdd': this experiment has SASRec plain, SASRec kd"):
+        over_datasets(results, methods=["SASRec plain", "SASRec kdd"])

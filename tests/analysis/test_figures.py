@@ -33,6 +33,7 @@ from analysis.figures.style import COLOURS, variant_colours
 from analysis.load import Results, load_results
 from analysis.parameters import curve_frame, parameter
 from analysis.slices import compare_slices
+from analysis.values import pair_layout
 from recbole_kd.errors import SpecError, StoreError
 
 
@@ -289,3 +290,14 @@ def test_few_places_are_named_on_a_logarithmic_axis():
         log_axis(axes, places=[0.5, 0.25, 1.0])
         figure.canvas.draw()
         assert [t.get_text() for t in axes.get_xticklabels()] == ["0.25", "0.5", "1"]
+
+
+def test_noise_of_averaging_is_no_gain(tmp_path: Path) -> None:
+    """The same three values in another order: their means differ in the last digits only."""
+    order = {"plain": (2.0, 3.0, 6.0), "kd": (6.0, 2.0, 3.0)}
+    results = load_results(write_experiment(tmp_path, lambda d, b, v, s: np.full(20, order[v][s])))
+    layout, _ = pair_layout(results, "toy", ("SASRec", "kd"), ("SASRec", "plain"), "MRR@20")
+    assert layout is not None
+    assert layout.differences.mean(axis=0).any(), "no noise: choose other ranks"
+    share = gain_distribution(results, "toy", "SASRec", metric="MRR@20")
+    assert "kd: 0 % up, 0 % down" in texts(share)

@@ -167,6 +167,10 @@ def test_broken_run_is_named_and_the_others_stay(
             '{"format": 1, "experiment": "x", "baseline": "p", "metrics": ["MRR"], "cells": [{"seed": 1}]}',
             "cells[0] lacks dataset",
         ),
+        (
+            '{"format": 1, "experiment": "x", "baseline": "p", "metrics": ["MRR"], "cells": []}',
+            "'cells' is empty",
+        ),
     ],
 )
 def test_malformed_experiment_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
