@@ -236,3 +236,25 @@ def test_protocol_names_all_that_differ(tmp_path: Path) -> None:
     assert "different protocols: the runs on toy name 2" in results.problems
     assert "loss: CE, BPR" in protocol(results)
     assert "all items, 100 sampled items" in protocol(results)
+
+
+def mark_code(path: Path, source: str | None) -> None:
+    """Say by which version of the code a run was trained."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["code"] = {"version": "0.1.0"} if source is None else {"version": "0.1.0", "source": source}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_runs_of_different_code_are_named_per_dataset(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(20), datasets=("toy", "other"))
+    assert not any("different code" in p for p in load_results(directory).problems)
+    for number, path in enumerate(sorted((tmp_path / "runs").glob("toy-*"))):
+        # One run does not say: it counts for neither side.
+        mark_code(path, None if number == 0 else f"{min(number, 3):016x}")
+    for path in (tmp_path / "runs").glob("other-*"):
+        mark_code(path, "a" * 16)
+    (said,) = [p for p in load_results(directory).problems if "different code" in p]
+    assert said == (
+        "different code: the runs on toy come from 3 versions of it, which may round otherwise "
+        "(manifest.json, code)"
+    )

@@ -10,6 +10,7 @@ from analysis.studies.page import write_page
 from analysis.studies.run import load_study_run
 from analysis.studies.tables import main
 from tests.analysis.synthetic import latent_ranks, write_experiment
+from tests.analysis.test_load import mark_code
 from tests.analysis.test_studies import write_study
 
 
@@ -106,3 +107,19 @@ def test_the_main_table_of_a_study_spells_out_its_marks(tmp_path):
     assert [row[2].text for row in table.rows] == ["plain", "kd", "plain", "kd \u00a7"]
     assert table.notes == ("\u00a7 the distillation of a run collapsed: its profiles taught nothing",)
     assert main(run).notes == ()
+
+
+def test_different_code_is_told_once_for_all_parts(tmp_path):
+    """Also where each part is of one version and only together they are of several."""
+    home = write_study(tmp_path, {}, [], [(x, {"kd": 0.3}) for x in (1, 2, 3)])
+    for number in range(3):
+        for place, path in enumerate(sorted((tmp_path / f"part{number}" / "runs").iterdir())):
+            mark_code(path, "b" if number == 2 else "a" if place else "b")
+    told = [text for text in load_study_run(home).problems if "different code" in text]
+    assert len(told) == 1
+    assert told[0].startswith("different code: the runs on tiny come from 2 versions of it")
+    for number in range(3):
+        for path in (tmp_path / f"part{number}" / "runs").iterdir():
+            mark_code(path, f"{number}")
+    (told,) = [text for text in load_study_run(home).problems if "different code" in text]
+    assert "come from 3 versions" in told
