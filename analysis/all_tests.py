@@ -160,9 +160,9 @@ def dataset_scores(
             summary.mean if complete else float("nan")
         )
     scores = pd.DataFrame.from_dict(cells, orient="index")
-    for method in methods or ():
-        if method not in scores:
-            raise SpecError(f"method '{method}': this experiment has {', '.join(scores.columns)}")
+    for name in methods or ():
+        if name not in scores:
+            raise SpecError(f"method '{name}': this experiment has {', '.join(scores.columns)}")
     if methods is not None:
         scores = scores[list(methods)]
     gaps = [str(d) for d in scores.index[scores.isna().any(axis=1)]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.comparison import Comparison
 from analysis.load import Results
+from analysis.panel import Panel
 from analysis.studies.run import show_x
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def joined(run: StudyRun) -> tuple[Results, list[Comparison]]:
     first = run.parts[0].results
     if len(run.parts) == 1:
         return first, comparisons
-    runs, panels, manifests = [], {}, {}
+    runs: list[pd.DataFrame] = []
+    panels: dict[str, Panel] = {}
+    manifests: dict[str, dict[str, Any]] = {}
     for part in run.parts:
         names = {d: heading(run, part, d) for d in dict.fromkeys(part.results.runs["dataset"])}
         runs.append(part.results.runs.assign(dataset=part.results.runs["dataset"].map(names)))
