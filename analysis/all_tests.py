@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.comparison import planned_pairs, seed_variance
@@ -17,9 +16,10 @@ from analysis.stats.equivalence import bayesian_signed_rank, tost
 from analysis.stats.paired import bca_interval, sign_flip, t_test, wilcoxon
 from analysis.stats.power import Design, power, seeds_needed, smallest_detectable, users_needed
 from analysis.stats.seeds import seeds_t_test
-from analysis.stats.twolevel import SeedVariance, two_way
+from analysis.stats.twolevel import SeedVariance, TwoWay, two_way
 from analysis.summary import summarise
 from analysis.values import UserValues, pair_layout
+from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
 
 # Columns of p-values that `evidence` corrects, each column a family of its own.
@@ -100,7 +100,7 @@ def evidence(
             posterior = bayesian_signed_rank(mean, margin, seed=seed)
             row["p_tost"] = tost(d, margin).p
             row |= {"p_worse": posterior.worse, "p_equal": posterior.equal, "p_better": posterior.better}
-        rows.append(row | power_row(d, base))
+        rows.append(row | power_row(two_way(d, pooled), base))
     frame = pd.DataFrame(rows)
     for column in P_COLUMNS if len(frame) else ():
         planned = len(planned_pairs(results, reference))
@@ -108,34 +108,48 @@ def evidence(
     return frame
 
 
-def power_row(differences: np.ndarray, baseline_mean: float, *, target: float = 0.8) -> dict[str, Any]:
-    """What this layout [S, U] could have shown, uncorrected level .05, power ``target``.
+def power_row(anova: TwoWay, baseline_mean: float, *, target: float = 0.8) -> dict[str, Any]:
+    """What the test of this analysis of variance could have shown, uncorrected level .05, power ``target``.
 
     ``detectable_percent``: smallest gain; ``power_1_percent``: power for a gain of 1 %;
     ``users_for_1_percent``, ``seeds_for_1_percent``: how many that would need with the other
-    number as it is; None where no number would do.
+    number as it is, inf where no number would do. What cannot be known is not there: seeds from
+    one seed, anything from two runs with the same ranks or without a baseline above 0.
     """
-    design = Design.of(two_way(differences))
+    design = Design.of(anova)
     one = 0.01 * baseline_mean
     row: dict[str, Any] = {
         "var_seed": design.var_seed,
         "var_user": design.var_user,
         "var_error": design.var_error,
     }
-    if one <= 0:
+    if one <= 0 or design.error == 0:
         return row
-    return row | {
+
+    def needed(found: int | None) -> float:
+        return float("inf") if found is None else float(found)
+
+    row |= {
         "detectable_percent": 100 * smallest_detectable(design, target=target) / baseline_mean,
         "power_1_percent": power(design, one),
-        "users_for_1_percent": users_needed(design, one, target=target),
-        "seeds_for_1_percent": seeds_needed(design, one, target=target) if design.n_seeds > 1 else None,
+        "users_for_1_percent": needed(users_needed(design, one, target=target)),
     }
+    if design.n_seeds > 1:
+        row["seeds_for_1_percent"] = needed(seeds_needed(design, one, target=target))
+    return row
 
 
-def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+def dataset_scores(
+    results: Results, metric: str | None = None, *, methods: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Mean metric per dataset (rows) and method (columns), and the datasets left out for gaps.
 
-    A method without all its seeds or users is a gap.
+    A method without all its seeds or users is a gap; only those of ``methods`` count, where given.
+
+    Raises
+    ------
+    SpecError
+        An unknown method.
     """
     name = standard_name(metric or results.metrics[0])
     summaries = summarise(results, [name])
@@ -146,6 +160,11 @@ def dataset_scores(results: Results, metric: str | None = None) -> tuple[pd.Data
             summary.mean if complete else float("nan")
         )
     scores = pd.DataFrame.from_dict(cells, orient="index")
+    for name in methods or ():
+        if name not in scores:
+            raise SpecError(f"method '{name}': this experiment has {', '.join(scores.columns)}")
+    if methods is not None:
+        scores = scores[list(methods)]
     gaps = [str(d) for d in scores.index[scores.isna().any(axis=1)]]
     return scores.drop(index=gaps), gaps
 
@@ -163,8 +182,13 @@ def over_datasets(
     Returns
     -------
     DatasetComparison, list of str
-        The comparison and the datasets that were left out because a method (or a seed of it) lacks there.
+        The comparison and the datasets that were left out because one of the methods (or a seed of it)
+        lacks there.
+
+    Raises
+    ------
+    SpecError
+        An unknown method.
     """
-    scores, gaps = dataset_scores(results, metric)
-    chosen = scores if methods is None else scores[list(methods)]
-    return compare_over_datasets(chosen, alpha=alpha), gaps
+    scores, gaps = dataset_scores(results, metric, methods=methods)
+    return compare_over_datasets(scores, alpha=alpha), gaps

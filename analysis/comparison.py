@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from analysis.load import Results
 from analysis.stats.correction import LABELS, correct
-from analysis.stats.effects import dominance, relative_gain
+from analysis.stats.effects import cohens_dz, dominance, relative_gain
 from analysis.stats.paired import PAIRED_TESTS
+from analysis.stats.power import Design
 from analysis.stats.result import TestResult
 from analysis.stats.seeds import seeds_t_test
 from analysis.stats.twolevel import (
@@ -52,8 +53,10 @@ class Comparison:
         Over common users and seeds.
     gain, gain_low, gain_high : float
         Relative gain in per cent of the baseline, with its interval.
-    dominance : float
-        Cliff's d_w of the seed-averaged per-user differences.
+    d_z, dominance : float
+        Cohen's d_z and Cliff's d_w of the seed-averaged per-user differences.
+    design : Design or None
+        Variance components of the default test of the same difference, for its power.
     result : TestResult or None
         None if the comparison cannot be made yet; ``notes`` say why.
     notes : tuple of str
@@ -73,7 +76,9 @@ class Comparison:
     gain: float = float("nan")
     gain_low: float = float("nan")
     gain_high: float = float("nan")
+    d_z: float = float("nan")
     dominance: float = float("nan")
+    design: Design | None = None
     result: TestResult | None = None
     notes: tuple[str, ...] = ()
 
@@ -84,7 +89,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat mapping: labels first, then the fields of the result."""
-        skip = ("result", "notes", "seeds", "planned_seeds")
+        skip = ("design", "result", "notes", "seeds", "planned_seeds")
         own = {k: v for k, v in self.__dict__.items() if k not in skip}
         own["seeds"] = " ".join(map(str, self.seeds))
         own["planned_seeds"] = " ".join(map(str, self.planned_seeds))
@@ -209,7 +214,9 @@ def _one(
         gain=relative_gain(float(layout.method.mean()), float(layout.baseline.mean())),
         gain_low=gain[0],
         gain_high=gain[1],
+        d_z=cohens_dz(layout.differences.mean(axis=0)),
         dominance=dominance(layout.differences.mean(axis=0)),
+        design=Design.of(two_way(layout.differences, shared)),
         result=result,
         notes=tuple(notes),
     )

@@ -39,6 +39,8 @@ def read_experiment(directory: Path) -> dict[str, Any]:
             raise StoreError(f"{path}: field '{name}' is missing or not a {kind.__name__}")
     if not value["metrics"]:
         raise StoreError(f"{path}: field 'metrics' is empty; name at least one, such as NDCG@10")
+    if not value["cells"]:
+        raise StoreError(f"{path}: field 'cells' is empty; the experiment plans no run")
     for number, cell in enumerate(value["cells"]):
         lacking = [k for k in (*CELL_KEYS, "cell", "run") if not isinstance(cell, dict) or k not in cell]
         if lacking:

@@ -19,7 +19,7 @@ from analysis.comparison import Comparison, planned_pairs
 from analysis.load import Results
 from analysis.panel import Panel
 from analysis.stats.correction import LABELS, correct
-from analysis.stats.effects import dominance, relative_gain
+from analysis.stats.effects import cohens_dz, dominance, relative_gain
 from analysis.stats.interaction import gain_by_slice, gain_contrast, linear_weights
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_level
@@ -195,6 +195,8 @@ class SliceComparison:
     omnibus, trend : TestResult or None
         Gain x slice over users; and the linear trend over ordered slices with users and seeds
         random. None if fewer than two slices can be compared.
+    notes : tuple of str
+        Slices that were left out.
     """
 
     dataset: str
@@ -207,6 +209,7 @@ class SliceComparison:
     slice_labels: tuple[str, ...]
     omnibus: TestResult | None
     trend: TestResult | None
+    notes: tuple[str, ...] = ()
 
 
 def slice_result(layout: Layout, base: Comparison, values: UserValues, seed: int) -> Comparison:
@@ -219,6 +222,7 @@ def slice_result(layout: Layout, base: Comparison, values: UserValues, seed: int
         method_mean=m,
         baseline_mean=b,
         gain=relative_gain(m, b),
+        d_z=cohens_dz(layout.differences.mean(axis=0)),
         dominance=dominance(layout.differences.mean(axis=0)),
         result=two_level(layout.differences, seed=seed, user_means=means[0] - means[1]),
     )
@@ -280,7 +284,7 @@ def compare_slices(
     for dataset, backbone, variant in planned_pairs(results, reference):
         if dataset not in slicings:
             continue
-        slicing, parts, cells = slicings[dataset], [], []
+        slicing, parts, cells, gone = slicings[dataset], [], [], []
         for code in range(len(slicing.labels)):
             sides, own_values = ((backbone, variant), (backbone, reference)), values[(dataset, code)]
             layout, seeds = pair_layout(results, dataset, *sides, name, values=own_values)
@@ -289,11 +293,13 @@ def compare_slices(
                 base = Comparison(dataset, backbone, variant, reference, name, seeds, planned)
                 parts.append((code, layout))
                 cells.append(slice_result(layout, base, own_values, seed))
+            elif seeds and own_values.n_users:
+                gone.append(f"slice '{slicing.labels[code]}' left out: fewer than two users")
         if cells:
             omnibus, trend = _interaction(parts)
             labels = tuple(slicing.labels[code] for code, _ in parts)
             own = (dataset, backbone, variant, reference, name)
-            found.append(SliceComparison(*own, slicing, tuple(cells), labels, omnibus, trend))
+            found.append(SliceComparison(*own, slicing, tuple(cells), labels, omnibus, trend, tuple(gone)))
     return corrected_slices(found, correction, found[0].slicing.name if found else "")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +38,7 @@ _LATEX = {
     "\u201c": "``",
     "\u201d": "''",
     "\u00a0": "~",
+    "\u00a7": r"\S{}",
     "\u2013": "--",
     "\u2014": "---",
     "\u2026": r"\dots{}",
@@ -54,6 +56,7 @@ _LATEX = {
     "\u03b1": r"$\alpha$",
     "\u03b2": r"$\beta$",
     "\u2192": r"$\rightarrow$",
+    "\u221e": r"$\infty$",
 }
 # Latin letters that T1-encoded fonts have; anything else is named by its code point.
 _T1 = re.compile(r"[\u00c0-\u017e]")
@@ -74,6 +77,12 @@ def latex_escape(text: str) -> str:
         else:
             out.append(f"[U+{ord(char):04X}]")
     return "".join(out)
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    """Cells as a row; the rule or line break before it would take a first ``[`` or ``*`` for its option."""
+    row = " & ".join(cells) + r" \\"
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def markdown_escape(text: str) -> str:
@@ -191,13 +200,13 @@ class Table:
             r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"
             rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
             r"\toprule",
-            " & ".join(latex_escape(c.name) for c in self.columns) + r" \\",
+            _latex_row(latex_escape(c.name) for c in self.columns),
             r"\midrule",
         ]
         for number, row in enumerate(self.rows):
             if number in self.groups and number:
                 lines.append(r"\midrule")
-            lines.append(" & ".join(show(c) for c in row) + r" \\")
+            lines.append(_latex_row(show(c) for c in row))
         lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
         return "\n".join(lines) + "\n"
 

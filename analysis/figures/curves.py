@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -130,6 +130,12 @@ def _curve(axes: Axes, frame: pd.DataFrame, number: int, colour: str, label: str
     )
 
 
+def _common(variants: Iterable[str]) -> str:
+    """``two-phase@.1 ... two-phase@.8``: the ends of a line, or its only point."""
+    names = list(variants)
+    return names[0] if len(names) == 1 else f"{names[0]} \u2026 {names[-1]}"
+
+
 def parameter_curve(
     results: Results, name: str, *, metric: str | None = None, xlabel: str | None = None, log: bool = False
 ) -> Figure:
@@ -147,30 +153,38 @@ def parameter_curve(
     Returns
     -------
     matplotlib Figure
-        Mean and sd over seeds per backbone and dataset; the baseline is a horizontal line.
+        Mean and sd over seeds; a line joins runs that differ in nothing but the parameter, a point
+        stands alone otherwise. The baseline of each backbone and dataset is a horizontal line.
     """
     frame = curve_frame(results, name, metric)
     with style():
         figure = new_figure(2.3)
         axes = figure.add_subplot()
-        groups = list(frame.groupby(["dataset", "backbone"], sort=False)) if len(frame) else []
-        several = frame["dataset"].nunique() > 1 if len(frame) else False
+        groups = list(frame.groupby(["dataset", "backbone"], sort=False))
+        several = frame["dataset"].nunique() > 1
         colour = colours([f"{d} {b}" for (d, b), _ in groups])
-        for number, ((dataset, backbone), part) in enumerate(groups):
+        number = 0
+        for (dataset, backbone), part in groups:
             key = f"{dataset} {backbone}"
-            label = clip_text(f"{backbone} on {dataset}" if several else str(backbone), 40)
-            swept = part[part["value"].notna()]
-            _curve(axes, swept, number, colour[key], label)
+            place = f"{backbone} on {dataset}" if several else str(backbone)
+            swept = [own for _, own in part[part["value"].notna()].groupby("line", sort=False)]
+            for own in swept:
+                names = "" if len(swept) == 1 else f" {_common(own['variant'])}"
+                _curve(axes, own, number, colour[key], clip_text(place + names, 40))
+                number += 1
             base = part[part["variant"] == results.baseline]
             if len(base) and base["value"].isna().all():
                 axes.axhline(float(base["mean"].iloc[0]), color=colour[key], lw=0.8, ls=(0, (1, 2)))
+        if not groups:
+            axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
         if log:
             log_axis(axes)
         axes.grid(axis="y", color=LIGHT, lw=0.4)
         axes.set_xlabel(xlabel or name)
         axes.set_ylabel(metric or results.metrics[0])
-        if groups:
+        if number:
             axes.legend()
+        if groups:
             axes.text(
                 1.0,
                 1.02,

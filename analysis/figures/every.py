@@ -88,6 +88,8 @@ def write_figures(
     """
     results = load_results(experiment_dir, masked=masked)
     folder = results.directory / "figures"
+    # First, as only they can be named wrongly: then nothing is written.
+    curves = {name: parameter_curve(results, name) for name in parameters}
     paths = save_figure(forest_plot(results), folder / "gains")
     found = compare_slices(results, "history")
     if found:
@@ -98,7 +100,7 @@ def write_figures(
         for name, _, figure in source:
             safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
             paths += save_figure(figure, folder / safe)
-    for parameter in parameters:
-        stem = "".join(c if c.isalnum() else "_" for c in parameter)
-        paths += save_figure(parameter_curve(results, parameter), folder / f"curve-{stem}")
+    for name, figure in curves.items():
+        stem = "".join(c if c.isalnum() else "_" for c in name)
+        paths += save_figure(figure, folder / f"curve-{stem}")
     return paths

@@ -22,6 +22,7 @@ from analysis.figures.style import (
 )
 from analysis.load import Results
 from analysis.slices import SliceComparison, Slicer, compare_slices
+from analysis.stats.effects import without_noise
 from analysis.values import pair_layout
 from recbole_kd.metrics import standard_name
 
@@ -106,7 +107,7 @@ def gain_distribution(
             layout, _ = pair_layout(results, dataset, (backbone, variant), (backbone, reference), name)
             if layout is None:
                 continue
-            d = np.sort(layout.differences.mean(axis=0))
+            d = np.sort(without_noise(layout.differences.mean(axis=0)))
             won, lost = d[d > 0], d[d < 0]
             n = len(d)
             look: dict[str, Any] = {"color": colour[variant], "ls": LINES[number % len(LINES)]}

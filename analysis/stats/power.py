@@ -25,6 +25,8 @@ class Design:
     ----------
     var_seed, var_user, var_error : float
     n_seeds, n_users : int
+    df_seed : float, optional
+        Degrees of freedom of ``var_seed`` where it is pooled over methods; ``n_seeds - 1`` without.
     """
 
     var_seed: float
@@ -32,11 +34,19 @@ class Design:
     var_error: float
     n_seeds: int
     n_users: int
+    df_seed: float | None = None
 
     @classmethod
     def of(cls, anova: TwoWay) -> Design:
-        """The design that was run."""
-        return cls(anova.var_seed, anova.var_user, anova.var_error, anova.n_seeds, anova.n_users)
+        """The design that was run, its seed variance as well known as in the test."""
+        sizes = (anova.n_seeds, anova.n_users, anova.df_seed)
+        return cls(anova.var_seed, anova.var_user, anova.var_error, *sizes)
+
+    def with_seeds(self, n: int) -> Design:
+        """The same components with ``n`` seeds, which every method of a pool would have."""
+        if self.df_seed is None:
+            return replace(self, n_seeds=n)
+        return replace(self, n_seeds=n, df_seed=self.df_seed / (self.n_seeds - 1) * (n - 1))
 
     @property
     def error(self) -> float:
@@ -50,11 +60,12 @@ class Design:
         s, u = self.n_seeds, self.n_users
         if s == 1:
             return u - 1.0
+        df_seed = s - 1.0 if self.df_seed is None else self.df_seed
         ms_user = self.var_error + s * self.var_user
         ms_seed = self.var_error + u * self.var_seed
         numerator = ms_seed + ms_user - self.var_error
-        squares = ms_seed**2 / (s - 1) + ms_user**2 / (u - 1) + self.var_error**2 / ((s - 1) * (u - 1))
-        return float(np.clip(numerator**2 / squares, s - 1, u - 1)) if squares > 0 else u - 1.0
+        squares = ms_seed**2 / df_seed + ms_user**2 / (u - 1) + self.var_error**2 / ((s - 1) * (u - 1))
+        return float(np.clip(numerator**2 / squares, min(df_seed, u - 1), u - 1)) if squares > 0 else u - 1.0
 
 
 def power(design: Design, difference: float, *, alpha: float = 0.05) -> float:
@@ -96,7 +107,7 @@ def _smallest(
     design: Design, name: str, difference: float, alpha: float, target: float, limit: int
 ) -> int | None:
     def enough(n: int) -> bool:
-        changed = replace(design, n_seeds=n) if name == "n_seeds" else replace(design, n_users=n)
+        changed = design.with_seeds(n) if name == "n_seeds" else replace(design, n_users=n)
         return power(changed, difference, alpha=alpha) >= target
 
     low, high = 1, 2

@@ -55,6 +55,8 @@ class TwoWay:
     var_seed, var_user, var_error : float
         Estimated variance components, cut at 0.
     n_seeds, n_users : int
+    df_seed : float or None
+        Degrees of freedom of a pooled ``var_seed``; None: of its own, ``n_seeds - 1``.
     """
 
     mean: float
@@ -65,6 +67,7 @@ class TwoWay:
     var_error: float
     n_seeds: int
     n_users: int
+    df_seed: float | None = None
 
     @property
     def p(self) -> float:
@@ -156,6 +159,7 @@ def two_way(differences: ArrayLike, pooled: SeedVariance | None = None) -> TwoWa
         var_error=ms_error,
         n_seeds=n_seeds,
         n_users=n_users,
+        df_seed=None if pooled is None else df_seed,
     )
 
 

@@ -31,24 +31,15 @@ from analysis.studies.run import StudyPart, StudyRun
 from analysis.studies.sentences import along, certain, could_have_seen, effect, numbers
 from analysis.table import Table
 from analysis.tables.slices import slice_table
-from recbole_kd.errors import StoreError
 
 EVERYBODY, NEVER = "everybody", "never seen"
 ITEM_EDGES = (0, 5, 20)
 """Train interactions of the target at which slices end."""
 
 
-def place(run: StudyRun, x: str) -> StudyPart:
-    """The part at a place of the axis.
-
-    Raises
-    ------
-    StoreError
-    """
-    for part in run.parts:
-        if part.x == x:
-            return part
-    raise StoreError(f"{run.directory}: study {run.name} has no part '{x}'; do not leave it out in 'keep'")
+def place(run: StudyRun, x: str) -> StudyPart | None:
+    """The part at a place of the axis; None where ``--only`` or ``keep`` left it out."""
+    return next((part for part in run.parts if part.x == x), None)
 
 
 def by_item_count(panel: Panel) -> Slicing:
@@ -60,17 +51,20 @@ def by_item_count(panel: Panel) -> Slicing:
 
 def by_items(run: StudyRun) -> list[SliceComparison]:
     """Gains of everybody by train interactions of the target."""
-    return compare_slices(place(run, EVERYBODY).results, by_item_count)
+    part = place(run, EVERYBODY)
+    return [] if part is None else compare_slices(part.results, by_item_count)
 
 
 def by_history(run: StudyRun) -> list[SliceComparison]:
     """Gains of everybody by length of the train history."""
-    return compare_slices(place(run, EVERYBODY).results, "history")
+    part = place(run, EVERYBODY)
+    return [] if part is None else compare_slices(part.results, "history")
 
 
 def never_seen(run: StudyRun) -> list[SliceComparison]:
     """Gains of users never seen in training after their last k items."""
-    return compare_last_k(place(run, NEVER).results)
+    part = place(run, NEVER)
+    return [] if part is None else compare_last_k(part.results)
 
 
 def answer(run: StudyRun) -> list[str]:
@@ -89,7 +83,7 @@ def answer(run: StudyRun) -> list[str]:
 
 def _other_trends(run: StudyRun, found: Sequence[tuple[str, SliceComparison, TestResult]]) -> str:
     if not found:
-        return "other slices have too few users to compare"
+        return "other slices have too few users to compare or were not run"
     clear = [f for f in found if certain(f[2])]
     what, s, trend = min(clear or list(found), key=lambda f: f[2].p)
     said = f"{s.backbone} {s.variant} by {what}, first to last slice: {numbers(trend, run.metric)}"
@@ -138,8 +132,10 @@ def revealed_figure(run: StudyRun) -> Figure:
 
 def _by_k(run: StudyRun, s: SliceComparison) -> list[tuple[float, TestResult]]:
     """(items shown, gain) of users never seen; "all" is what they reveal."""
-    panel = place(run, NEVER).results.panels[s.dataset]
-    whole = float(panel.targets["history_len"].max())
+    part = place(run, NEVER)
+    if part is None:
+        return []
+    whole = float(part.results.panels[s.dataset].targets["history_len"].max())
     pairs = zip(s.slice_labels, s.slices, strict=True)
     found = [(label, c.result) for label, c in pairs if c.result is not None]
     return [(whole if label == "all" else float(label.removeprefix("last ")), r) for label, r in found]
@@ -160,8 +156,11 @@ def _points(
 
 
 def table(run: StudyRun, found: list[SliceComparison], x: str) -> Table:
-    """Table of slices of one part."""
-    return replace(slice_table(place(run, x).results, found=found, metric=run.metric), notes=())
+    """Table of slices of one part; without rows where the part was left out."""
+    part = place(run, x) or run.parts[0]
+    made = slice_table(part.results, found=found, metric=run.metric)
+    # The page lists what is to be told of the runs, once for all its tables.
+    return replace(made, notes=tuple(note for note in made.notes if note not in part.results.problems))
 
 
 def revealed(run: StudyRun, of: Sequence[str]) -> Outcome:

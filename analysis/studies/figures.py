@@ -25,6 +25,7 @@ from analysis.figures.style import (
     style,
 )
 from analysis.studies.gains import Gain, lines
+from analysis.studies.joined import joined
 from analysis.studies.run import show_x
 
 if TYPE_CHECKING:
@@ -118,10 +119,8 @@ def _line(
 
 
 def forest(run: StudyRun) -> Figure:
-    """Forest plot of the first (usually the only) part."""
-    part = run.parts[0]
-    own = list({id(g.comparison): g.comparison for g in run.gains if g.part is part}.values())
-    return forest_plot(part.results, own)
+    """Forest plot of every comparison of every part."""
+    return forest_plot(*joined(run))
 
 
 FIGURES: dict[str, FigureMaker] = {"curve": curve, "forest": forest}

@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis.comparison import Comparison, compare
 from analysis.stats.correction import correct
-from analysis.stats.power import Design, smallest_detectable
+from analysis.stats.power import smallest_detectable
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_level, two_way
 from analysis.values import Layout, pair_layout
@@ -68,7 +68,7 @@ def all_gains(run: StudyRun) -> list[Gain]:
         if comparison.result is not None:
             result = replace(comparison.result, p_corrected=float(p), correction="Holm", family=family)
             comparison = replace(comparison, result=result)
-        smallest = detectable(part, comparison)
+        smallest = detectable(comparison)
         within = run.points.get(comparison.variant, ()) if part.x is None else ()
         places: Sequence[tuple[str, X | None]] = within or ((comparison.variant, part.x),)
         gains += [Gain(series, x, part, comparison, smallest) for series, x in places]
@@ -91,10 +91,9 @@ def layout_of(part: StudyPart, comparison: Comparison) -> Layout | None:
     return pair_layout(part.results, c.dataset, *sides, c.metric)[0]
 
 
-def detectable(part: StudyPart, comparison: Comparison) -> float:
-    """Smallest difference that this comparison could have shown (`analysis.stats.power`)."""
-    layout = None if comparison.result is None else layout_of(part, comparison)
-    return float("nan") if layout is None else smallest_detectable(Design.of(two_way(layout.differences)))
+def detectable(comparison: Comparison) -> float:
+    """Smallest difference that the test of this comparison could have shown (`analysis.stats.power`)."""
+    return float("nan") if comparison.design is None else smallest_detectable(comparison.design)
 
 
 def lines(gains: Sequence[Gain]) -> dict[tuple[str, str, str], list[Gain]]:

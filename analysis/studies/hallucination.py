@@ -27,12 +27,15 @@ ALL = 0.9
 
 @dataclass(frozen=True)
 class Loss:
-    """One line (dataset, backbone, kind of damage) and the doses at which half and nearly all is lost."""
+    """One line (dataset, backbone, kind of damage) and the doses at which half and nearly all is lost.
+
+    No doses where the placebo that the study names has no result: down to 0 is another question.
+    """
 
     line: tuple[str, str, str]
     gain: Gain
-    half: LostDose
-    most: LostDose
+    half: LostDose | None
+    most: LostDose | None
 
 
 def losses(run: StudyRun) -> list[Loss]:
@@ -46,18 +49,27 @@ def losses(run: StudyRun) -> list[Loss]:
         placebo = next(
             (g for g in distinct(run.gains) if g.comparison.variant == named and g.line[:2] == line[:2]), None
         )
+        if named and placebo is None:
+            found += [Loss(line, made[0], None, None)] if len(made) > 2 else []
+            continue
         half, most = (lost_dose(made, placebo, share=share) for share in (HALF, ALL))
         if half is not None and most is not None:
             found.append(Loss(line, made[0], half, most))
     return found
 
 
-def said(dose: LostDose) -> str:
+def said(dose: LostDose | None) -> str:
     """``.32 [.21, .48]``, or why there is none."""
+    if dose is None:
+        return "placebo not run"
     if math.isnan(dose.dose):
         return "no gain to lose"
     low, high = (wording.number(v, 2) for v in (dose.low, dose.high))
     return f"{wording.number(dose.dose, 2)} [{low}, {high}]"
+
+
+def _of(dose: LostDose | None, name: str) -> float:
+    return float("nan") if dose is None else float(getattr(dose, name))
 
 
 def lost_table(run: StudyRun) -> Table:
@@ -66,21 +78,22 @@ def lost_table(run: StudyRun) -> Table:
     for loss in losses(run):
         r = loss.gain.result
         assert r is not None
+        nothing = _of(loss.half, "nothing")
         rows.append(
             (
                 *(Cell(text) for text in loss.line),
                 Cell(f"{wording.signed(r.estimate)}{wording.dagger(r.p_corrected)}", sort=r.estimate),
-                Cell(said(loss.half), sort=loss.half.dose),
-                Cell(said(loss.most), sort=loss.most.dose),
-                Cell(f"{100 * loss.half.nothing:.0f} %", sort=loss.half.nothing),
+                Cell(said(loss.half), sort=_of(loss.half, "dose")),
+                Cell(said(loss.most), sort=_of(loss.most, "dose")),
+                Cell(f"{100 * nothing:.0f} %" if nothing == nothing else "\u2013", sort=nothing),
             )
         )
         names = dict(zip(("dataset", "backbone", "series"), loss.line, strict=True))
         doses = {"half": loss.half, "most": loss.most}
         frame.append(
             names
-            | {"gain": r.estimate, "p_corrected": r.p_corrected, "nothing_to_lose": loss.half.nothing}
-            | {f"{k}_{n}": getattr(d, n) for k, d in doses.items() for n in ("dose", "low", "high")}
+            | {"gain": r.estimate, "p_corrected": r.p_corrected, "nothing_to_lose": nothing}
+            | {f"{k}_{n}": _of(d, n) for k, d in doses.items() for n in ("dose", "low", "high")}
         )
     floor = run.settings.get("placebo") or "0"
     return Table(
@@ -200,11 +213,13 @@ def answer(run: StudyRun) -> list[str]:
 
 def _lost(run: StudyRun) -> str:
     every = losses(run)
-    known = [loss for loss in every if not math.isnan(loss.half.dose) and certain(loss.gain.result)]
+    known = [s for s in every if not math.isnan(_of(s.half, "dose")) and certain(s.gain.result)]
+    if every and all(loss.half is None for loss in every):
+        return f"'{run.settings['placebo']}' was not run, so the dose of loss is unknown"
     if not known:
         return "so no gain is there to be lost" if every else "too few doses were run to find one of loss"
-    first = min(known, key=lambda loss: loss.half.dose)
-    last = max(known, key=lambda loss: loss.half.dose)
+    first = min(known, key=lambda loss: _of(loss.half, "dose"))
+    last = max(known, key=lambda loss: _of(loss.half, "dose"))
     text = f"half of it is lost first to {first.line[2]}, at dose {said(first.half)} ({first.line[0]})"
     if first is last:
         return text

@@ -20,12 +20,14 @@ from analysis.stats.twolevel import two_way
 from analysis.studies.gains import Gain, layout_of
 from analysis.studies.page import StudyPage
 from analysis.studies.run import StudyRun
-from analysis.studies.sentences import certain, could_have_seen, numbers
+from analysis.studies.sentences import Seen, certain, could_have_seen, numbers, smallest_seen
 from analysis.table import Cell, Column, Table
 from analysis.values import pair_layout
 from recbole_kd.errors import StoreError
 
 FILE = "refresh.json"
+# Half the width of a 95 % interval, in standard errors.
+_Z = float(stats.norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Policy:
         Interactions that the profile in force had not seen when the next one came; NaN without a policy.
     gain : TestResult
         Mean over the trainings.
+    base : float
+        Mean of the baseline over the trainings.
     """
 
     line: tuple[str, str, str]
@@ -51,6 +55,16 @@ class Policy:
     users: int
     unseen: float
     gain: TestResult
+    base: float = float("nan")
+
+    @property
+    def detectable(self) -> float:
+        """Smallest true mean over the trainings found with probability .80 at the uncorrected level .05.
+
+        From the error of that very mean: a single training shows less. NaN where nothing varies.
+        """
+        error = (self.gain.high - self.gain.low) / (2 * _Z)
+        return float(_Z + stats.norm.ppf(0.8)) * error if error > 0 else float("nan")
 
 
 def mean_of(results: Sequence[TestResult], errors: Sequence[float]) -> TestResult:
@@ -64,7 +78,7 @@ def mean_of(results: Sequence[TestResult], errors: Sequence[float]) -> TestResul
     n = len(results)
     estimate = float(np.mean([r.estimate for r in results]))
     error = float(np.sqrt(np.sum(np.square(errors)))) / n
-    half = float(stats.norm.ppf(0.975)) * error
+    half = _Z * error
     return TestResult(
         test=f"mean over {n} trainings (z)",
         unit=results[0].unit,
@@ -90,7 +104,8 @@ def policies(run: StudyRun) -> list[Policy]:
             continue
         calls = known[-1]["calls"] if known[-1]["cumulative"] else sum(e["calls"] for e in known)
         gain = _mean_gain(own)
-        found.append(Policy(line, int(calls), int(known[-1]["users"]), _unseen(known[-1]), gain))
+        base = float(np.mean([g.comparison.baseline_mean for g in own]))
+        found.append(Policy(line, int(calls), int(known[-1]["users"]), _unseen(known[-1]), gain, base))
     adjusted = correct([p.gain.p for p in found], "holm")
     family = f"{len(found)} policies"
     return [
@@ -160,7 +175,15 @@ def answer(run: StudyRun) -> list[str]:
             "So fresh profiles cannot be compared with profiles that are never written anew.",
             could_have_seen(run),
         ]
-    return [best(run, found), _fresh(run, found), could_have_seen(run)]
+    return [best(run, found), _fresh(run, found), seen(run, found)]
+
+
+def seen(run: StudyRun, found: Sequence[Policy]) -> str:
+    """The smallest mean over the trainings that could have been seen."""
+    made = [Seen(p.detectable, p.base, p.users, p.gain.n_seeds) for p in found]
+    return smallest_seen(
+        run.metric, made, f"in the mean over {len(run.parts)} trainings of the median policy"
+    )
 
 
 def best(run: StudyRun, found: Sequence[Policy]) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.load import Results, load_results
+from analysis.load import DIFFERENT_CODE, Results, code_problems, load_results
 from analysis.run_files import read_json
 from analysis.wording import condensed
 from recbole_kd.errors import StoreError
@@ -104,7 +104,14 @@ class StudyRun:
             where = "" if part.x is None else f"{self.x_label} {show_x(part.x)}; "
             for problem in part.results.problems:
                 head, _, rest = problem.partition(": ")
-                notes.append(f"{head}: {where}{rest}")
+                if head != DIFFERENT_CODE:
+                    notes.append(f"{head}: {where}{rest}")
+        # Of all parts together: they are compared with each other too, and each would say the same.
+        notes += code_problems(
+            (str(row.dataset), part.results.manifests[str(row.cell)])
+            for part in self.parts
+            for row in part.results.done.itertuples()
+        )
         found = [
             f"left out: {name}" if ": " in name else f"left out: {name}, whose files are not at hand"
             for name in self.left_out

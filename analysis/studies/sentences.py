@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from analysis import wording
 from analysis.stats.result import TestResult
@@ -89,20 +89,36 @@ def along(run: StudyRun, found: Sequence[Trend] | None = None) -> str:
 
 def could_have_seen(run: StudyRun, gains: Sequence[Gain] | None = None) -> str:
     """The smallest effect that these users and seeds could have shown."""
-    made = [g for g in distinct(run.gains if gains is None else gains) if g.detectable == g.detectable]
-    if not made:
+    made = [
+        Seen(g.detectable, g.comparison.baseline_mean, g.comparison.n_users, g.result.n_seeds)
+        for g in distinct(run.gains if gains is None else gains)
+        if g.result is not None
+    ]
+    return smallest_seen(run.metric, made, "in the median comparison")
+
+
+class Seen(NamedTuple):
+    """What one test could have shown, the baseline's mean beside it, and the users and seeds of the test."""
+
+    smallest: float
+    base: float
+    users: int
+    seeds: int
+
+
+def smallest_seen(metric: str, made: Sequence[Seen], where: str) -> str:
+    """The median and the range of the smallest effects of several tests; ``where`` says of which."""
+    ordered = sorted((s for s in made if s.smallest == s.smallest), key=lambda s: s.smallest)
+    if not ordered:
         return "The smallest effect that could have been seen is unknown without a comparison."
-    ordered = sorted(made, key=lambda g: g.detectable)
     middle = ordered[len(ordered) // 2]
-    base = middle.comparison.baseline_mean
-    share = f" ({100 * middle.detectable / base:.0f} % of the baseline)" if base > 0 else ""
-    ends = f", from {wording.number(ordered[0].detectable)} to {wording.number(ordered[-1].detectable)}"
-    seeds = min(g.result.n_seeds for g in made if g.result)
+    share = f" ({100 * middle.smallest / middle.base:.0f} % of the baseline)" if middle.base > 0 else ""
+    ends = f", from {wording.number(ordered[0].smallest)} to {wording.number(ordered[-1].smallest)}"
+    seeds = min(s.seeds for s in ordered)
     return (
         f"The smallest effect that could have been seen (power .80, uncorrected) is "
-        f"{wording.number(middle.detectable)} {run.metric}{share} in the median comparison"
-        f"{ends if len(ordered) > 1 else ''}, with {middle.comparison.n_users} users and "
-        f"{seeds} seed{'' if seeds == 1 else 's'}.{_ONE_SEED if seeds == 1 else ''}"
+        f"{wording.number(middle.smallest)} {metric}{share} {where}{ends if len(ordered) > 1 else ''}, with "
+        f"{middle.users} users and {seeds} seed{'' if seeds == 1 else 's'}.{_ONE_SEED if seeds == 1 else ''}"
     )
 
 

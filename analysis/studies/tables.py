@@ -10,9 +10,10 @@ import pandas as pd
 
 from analysis import wording
 from analysis.studies.gains import Gain
+from analysis.studies.joined import joined
 from analysis.studies.run import show_x
 from analysis.table import Cell, Column, Table
-from analysis.tables import main_table
+from analysis.tables.main import legends, main_table
 
 if TYPE_CHECKING:
     from analysis.studies.run import StudyRun
@@ -37,7 +38,7 @@ def gains(run: StudyRun) -> Table:
         title=f"Gain over '{run.baseline}'",
         caption=(
             f"{wording.testing(made, run.baseline)} Could be seen: smallest true difference found with "
-            "probability .80 at the uncorrected level .05, from the variances of the same comparison."
+            "probability .80 at the uncorrected level .05, from the variances of the same test."
         ),
         columns=(
             Column("Dataset", "l"),
@@ -97,10 +98,11 @@ def _row(gain: Gain) -> tuple[Cell, ...]:
 
 
 def main(run: StudyRun) -> Table:
-    """The main table of the first (usually the only) part: means of all metrics."""
-    part = run.parts[0]
-    own = list({id(g.comparison): g.comparison for g in run.gains if g.part is part}.values())
-    return replace(main_table(part.results, comparisons=own or None), notes=())
+    """The main table over all parts: means of all metrics."""
+    results, own = joined(run)
+    made = main_table(results, comparisons=own)
+    # The page lists what is to be told of the runs, once for all its tables.
+    return replace(made, notes=legends(made.notes))
 
 
 TABLES: dict[str, TableMaker] = {"gains": gains, "main": main}

@@ -70,8 +70,11 @@ def evidence_table(results: Results, frame: pd.DataFrame | None = None, *, digit
     )
 
 
-def _needed(value: Any) -> str:
-    return "none suffices" if value is None or value != value else f"{int(value):,}"
+def _needed(value: float) -> Cell:
+    """Infinite: the search found no number. NaN: nothing is known to search with."""
+    return Cell(
+        "none suffices" if value == float("inf") else wording.number(value, 0, thousands=True), sort=value
+    )
 
 
 def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
@@ -88,14 +91,15 @@ def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
         shown = wording.number(small, 1)
         cells.append(Cell(f"{shown} %" if np.isfinite(small) else shown, sort=small))
         cells.append(Cell(wording.number(row.get("power_1_percent"), 2), sort=row.get("power_1_percent")))
-        cells += [Cell(_needed(row.get(k))) for k in ("users_for_1_percent", "seeds_for_1_percent")]
+        cells += [_needed(row.get(k, float("nan"))) for k in ("users_for_1_percent", "seeds_for_1_percent")]
         rows.append(tuple(cells))
     return Table(
         name="power",
         title=f"{results.experiment}: power on {results.metrics[0]}",
         caption=(
             "Smallest relative gain found with probability .80 at the two-sided uncorrected level .05, "
-            "from the variance components of each comparison (users, seeds, their interaction); the "
+            "from the variance components of each comparison (users, their interaction with the seeds, and "
+            "the seeds, pooled as in the test over users x seeds); the "
             "power for a gain of 1 %; and the users or seeds that 1 % would need with the other number "
             "as it is. Components are estimates themselves, that of the seeds from few."
         ),

@@ -82,7 +82,7 @@ def _comparison_cells(comparison: Comparison | None, is_baseline: bool, digits: 
             sort=comparison.gain,
         ),
         Cell(wording.p_value(r.p_corrected), sort=r.p_corrected),
-        Cell(wording.signed(r.effect_size, 3), sort=r.effect_size),
+        Cell(wording.signed(comparison.d_z, 3), sort=comparison.d_z),
     ]
 
 
@@ -105,7 +105,7 @@ def _frame_row(
         "gain_high": comparison.gain_high if comparison and r else nan,
         "p": r.p if r else nan,
         "p_corrected": r.p_corrected if r else nan,
-        "d_z": r.effect_size if r else nan,
+        "d_z": comparison.d_z if comparison and r else nan,
         "cliffs_d_w": comparison.dominance if comparison and r else nan,
     }
     row["notes"] = "; ".join(comparison.notes) if comparison else ""
@@ -126,6 +126,11 @@ def _notes(results: Results, comparisons: Sequence[Comparison], partial: bool) -
         for note in dict.fromkeys((*c.notes, *few)):
             said.setdefault(note, []).append(f"{c.dataset} {c.label}")
     return [*wording.condensed(notes), *(f"{', '.join(labels)}: {note}" for note, labels in said.items())]
+
+
+def legends(notes: Sequence[str]) -> tuple[str, ...]:
+    """Of the notes of a main table those that spell out a mark; the others are reservations about runs."""
+    return tuple(note for note in notes if note.startswith(("* ", f"{COLLAPSED} ")))
 
 
 def main_table(

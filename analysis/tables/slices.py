@@ -16,10 +16,10 @@ _WITHIN = "Hotelling's T2 over users of the seed-averaged differences, the same 
 
 
 def _told(comparisons: Sequence[SliceComparison]) -> dict[str, None]:
-    """What the tests of the interaction say about themselves, each once with the methods it is said of."""
+    """What lacks and what the tests of the interaction say, each once with the methods it is said of."""
     found: dict[str, list[str]] = {}
     for s in comparisons:
-        for note in s.omnibus.notes if s.omnibus else ():
+        for note in (*s.notes, *(s.omnibus.notes if s.omnibus else ())):
             found.setdefault(note, []).append(f"{s.dataset} {s.backbone} {s.variant}")
     every = len(comparisons)
     return dict.fromkeys(

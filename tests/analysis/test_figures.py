@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,13 @@ from analysis.figures import (
     space_map,
     training_curves,
 )
+from analysis.figures.every import write_figures
 from analysis.figures.overview import _cliques
 from analysis.figures.style import COLOURS, variant_colours
 from analysis.load import Results, load_results
 from analysis.parameters import curve_frame, parameter
 from analysis.slices import compare_slices
+from analysis.values import pair_layout
 from recbole_kd.errors import SpecError, StoreError
 
 
@@ -147,7 +150,45 @@ def test_parameter_curve(sweep: Path) -> None:
     assert list(x) == [0.1, 0.5, 0.9]
     with pytest.raises(SpecError, match="ambiguous"):
         parameter(results, "beta")
-    assert parameter(results, "nowhere").isna().all()
+
+
+def test_a_parameter_that_no_run_has_is_an_error(sweep: Path) -> None:
+    with pytest.raises(SpecError, match="'alhpa': no run has it; did you mean 'alpha'"):
+        parameter_curve(load_results(sweep), "alhpa")
+    with pytest.raises(SpecError, match=r"did you mean 'student\.distill\.alpha'"):
+        parameter(load_results(sweep), "student.distil.alpha")
+    with pytest.raises(SpecError, match="alhpa"):
+        write_figures(sweep, parameters=["alhpa"])
+    assert not (sweep / "figures").exists()
+
+
+def test_a_parameter_without_a_finished_run_is_an_empty_figure(tmp_path: Path) -> None:
+    every = [("toy", "SASRec", v, s) for v in ("plain", "kd") for s in (0, 1, 2)]
+    results = load_results(write_experiment(tmp_path, latent_ranks(5), skip=every))
+    frame = curve_frame(results, "alpha")
+    assert len(frame) == 0
+    assert {"dataset", "value", "mean"} <= set(frame.columns)
+    assert "no finished run" in texts(parameter_curve(results, "alpha"))
+
+
+def test_a_line_joins_only_runs_that_differ_in_the_parameter(tmp_path: Path) -> None:
+    """Neither a placebo at the same value nor another schedule is a point of the same curve."""
+    settings: dict[str, dict[str, object]] = {
+        **{f"two@{a}": {"alpha": a, "schedule": "two-phase"} for a in (0.1, 0.4, 0.8)},
+        **{f"all@{a}": {"alpha": a, "schedule": "constant"} for a in (0.8, 0.1)},
+        "kd-shuffled": {"alpha": 0.4, "schedule": "two-phase", "placebo": "shuffled"},
+    }
+    directory = write_experiment(tmp_path, latent_ranks(40), variants=("plain", *settings), seeds=(0, 1))
+    for run in (tmp_path / "runs").iterdir():
+        label = json.loads((run / "manifest.json").read_text())["label"]
+        spec = {"student": {"distill": settings.get(label["variant"])}, "seed": label["seed"]}
+        (run / "spec.yaml").write_text(yaml.safe_dump(spec | {"inputs": {"made": label["variant"]}}))
+    figure = parameter_curve(load_results(directory), "alpha")
+    drawn = {tuple(bar.lines[0].get_xdata()) for bar in figure.axes[0].containers}
+    assert drawn == {(0.1, 0.4, 0.8), (0.1, 0.8), (0.4,)}
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(legend) == len(set(legend)) == 3
+    assert any("kd-shuffled" in text for text in legend)
 
 
 def test_malformed_spec_is_one_line(tmp_path: Path) -> None:
@@ -249,3 +290,14 @@ def test_few_places_are_named_on_a_logarithmic_axis():
         log_axis(axes, places=[0.5, 0.25, 1.0])
         figure.canvas.draw()
         assert [t.get_text() for t in axes.get_xticklabels()] == ["0.25", "0.5", "1"]
+
+
+def test_noise_of_averaging_is_no_gain(tmp_path: Path) -> None:
+    """The same three values in another order: their means differ in the last digits only."""
+    order = {"plain": (2.0, 3.0, 6.0), "kd": (6.0, 2.0, 3.0)}
+    results = load_results(write_experiment(tmp_path, lambda d, b, v, s: np.full(20, order[v][s])))
+    layout, _ = pair_layout(results, "toy", ("SASRec", "kd"), ("SASRec", "plain"), "MRR@20")
+    assert layout is not None
+    assert layout.differences.mean(axis=0).any(), "no noise: choose other ranks"
+    share = gain_distribution(results, "toy", "SASRec", metric="MRR@20")
+    assert "kd: 0 % up, 0 % down" in texts(share)

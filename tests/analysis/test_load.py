@@ -167,6 +167,10 @@ def test_broken_run_is_named_and_the_others_stay(
             '{"format": 1, "experiment": "x", "baseline": "p", "metrics": ["MRR"], "cells": [{"seed": 1}]}',
             "cells[0] lacks dataset",
         ),
+        (
+            '{"format": 1, "experiment": "x", "baseline": "p", "metrics": ["MRR"], "cells": []}',
+            "'cells' is empty",
+        ),
     ],
 )
 def test_malformed_experiment_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
@@ -232,3 +236,25 @@ def test_protocol_names_all_that_differ(tmp_path: Path) -> None:
     assert "different protocols: the runs on toy name 2" in results.problems
     assert "loss: CE, BPR" in protocol(results)
     assert "all items, 100 sampled items" in protocol(results)
+
+
+def mark_code(path: Path, source: str | None) -> None:
+    """Say by which version of the code a run was trained."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["code"] = {"version": "0.1.0"} if source is None else {"version": "0.1.0", "source": source}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_runs_of_different_code_are_named_per_dataset(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(20), datasets=("toy", "other"))
+    assert not any("different code" in p for p in load_results(directory).problems)
+    for number, path in enumerate(sorted((tmp_path / "runs").glob("toy-*"))):
+        # One run does not say: it counts for neither side.
+        mark_code(path, None if number == 0 else f"{min(number, 3):016x}")
+    for path in (tmp_path / "runs").glob("other-*"):
+        mark_code(path, "a" * 16)
+    (said,) = [p for p in load_results(directory).problems if "different code" in p]
+    assert said == (
+        "different code: the runs on toy come from 3 versions of it, which may round otherwise "
+        "(manifest.json, code)"
+    )

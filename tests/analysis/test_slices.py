@@ -20,6 +20,7 @@ from analysis.slices import (
     slice_frame,
     whole_number_slices,
 )
+from analysis.tables import slice_table
 from recbole_kd.errors import SpecError
 
 
@@ -113,3 +114,18 @@ def test_planted_interaction(sloped: Path) -> None:
 def test_unknown_slice_is_one_line(results: Results) -> None:
     with pytest.raises(SpecError, match="expected one of history"):
         compare_slices(results, "colour")
+
+
+def test_a_slice_of_one_user_is_left_out_with_a_note(tmp_path: Path) -> None:
+    directory = write_experiment(tmp_path, latent_ranks(60, {"kd": 0.6}))
+    for run in (tmp_path / "runs").iterdir():
+        frame = pd.read_parquet(run / "ranks.parquet")
+        frame["item_count"] = frame["item_count"].clip(1)
+        frame.loc[frame["user"] == "u00007", "item_count"] = 0
+        frame.to_parquet(run / "ranks.parquet", index=False)
+    results = load_results(directory)
+    (found,) = compare_slices(results, "popularity")
+    (gone,) = set(found.slicing.labels) - set(found.slice_labels)
+    assert f"slice '{gone}' left out: fewer than two users" in slice_table(results, found=[found]).notes
+    (whole,) = compare_slices(results, "history")
+    assert not any("left out: fewer" in note for note in slice_table(results, found=[whole]).notes)

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from analysis.all_tests import evidence
 from analysis.comparison import compare
 from analysis.figures.style import few_places
 from analysis.load import load_results
@@ -23,9 +24,12 @@ from analysis.studies import write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
 from analysis.studies.figures import curve
 from analysis.studies.gains import layout_of, trends
+from analysis.studies.hallucination import answer as hallucination_answer
+from analysis.studies.hallucination import lost_table
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.page import StudyPage, write_page
-from analysis.studies.refresh import Policy, best
+from analysis.studies.refresh import Policy, best, policies
+from analysis.studies.refresh import answer as refresh_answer
 from analysis.studies.run import load_study_run
 from analysis.studies.sentences import answer, could_have_seen
 from analysis.studies.tables import gains
@@ -312,3 +316,52 @@ def test_studies_need_neither_torch_nor_recbole():
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_what_could_be_seen_is_of_the_test_on_the_page(tmp_path):
+    """Half an interval is t(.975) errors, the smallest effect t(.975) + t(.80) of the same."""
+    variants = ["plain", *(f"v{i}" for i in range(6))]
+    home = write_study(tmp_path, {}, [], [(None, {"unused": 0.0})])
+    write_experiment(
+        tmp_path / "part0", latent_ranks(USERS, seed_sd=0.2), variants=variants, seeds=SEEDS, name="trial"
+    )
+    run = load_study_run(home)
+    assert len(run.gains) == 6
+    frame = evidence(run.parts[0].results)
+    for gain, percent in zip(run.gains, frame["detectable_percent"], strict=True):
+        error = abs(gain.result.estimate / gain.result.statistic)
+        assert 2.75 * error < gain.detectable < 3.3 * error
+        assert percent == pytest.approx(100 * gain.detectable / gain.comparison.baseline_mean)
+
+
+def test_what_could_be_seen_of_a_policy_is_of_the_mean_over_trainings(tmp_path):
+    parts = [(x, {"kd": 0.1, "never": 0.0}) for x in (1, 2, 3, 4)]
+    run = load_study_run(write_study(tmp_path, {}, [], parts))
+    for part in run.parts:
+        own = ({"dataset": "tiny", "variant": v, "calls": 9, "users": 300} for v in ("kd", "never"))
+        text = json.dumps([e | {"unseen": 1.0, "cumulative": False} for e in own])
+        (part.results.directory / "refresh.json").write_text(text)
+    for policy in policies(run):
+        error = policy.gain.estimate / policy.gain.statistic
+        assert policy.detectable == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error)
+        assert policy.detectable < min(g.detectable for g in run.gains)
+    middle = max(p.detectable for p in policies(run))
+    text = refresh_answer(run)[-1]
+    assert f"is {middle:.4f} NDCG@10" in text
+    assert "mean over 4 trainings" in text
+    assert "with 300 users" in text
+
+
+def test_no_dose_is_stated_down_to_a_placebo_that_was_not_run(falling):
+    record = json.loads((falling / "study.json").read_text())
+    named = {"settings": {"placebo": "kd-shuffled", "whole": "dose@0"}}
+    (falling / "study.json").write_text(json.dumps(record | named))
+    run = load_study_run(falling)
+    table = lost_table(run)
+    assert "down to 'kd-shuffled'" in table.caption
+    assert [cell.text for cell in table.rows[0]][-3:] == ["placebo not run", "placebo not run", "\u2013"]
+    assert np.isnan(table.frame["half_dose"][0])
+    assert "'kd-shuffled' was not run, so the dose of loss is unknown" in hallucination_answer(run)[0]
+    # Without a placebo in the study the loss is counted down to 0, as the caption says.
+    (falling / "study.json").write_text(json.dumps(record))
+    assert "not run" not in lost_table(load_study_run(falling)).rows[0][-3].text

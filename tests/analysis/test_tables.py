@@ -315,3 +315,30 @@ def test_unwritable_target_is_one_line_and_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match=r"table\.md: cannot be written"):
         write_outputs(directory)
     assert sorted(p.name for p in directory.iterdir()) == ["experiment.json", "table.md"]
+
+
+@pytest.mark.parametrize("test", ["two-level", "wilcoxon", "seeds"])
+def test_d_z_is_of_the_seed_averaged_differences_whatever_the_test(results: Results, test: str) -> None:
+    table = main_table(results, test=test)
+    cells = [list(results.cells("toy", "SASRec", v).values()) for v in ("kd-llm", "plain")]
+    method, base = (results.panels["toy"].user_values(c, "NDCG@10") for c in cells)
+    d = (method - base).mean(axis=0)
+    expected = d.mean() / d.std(ddof=1)
+    place = table.frame.index[(table.frame["backbone"] == "SASRec") & (table.frame["variant"] == "kd-llm")][0]
+    assert table.frame.loc[place, "d_z"] == pytest.approx(expected)
+    column = [c.name for c in table.columns].index("d_z")
+    assert table.rows[place][column].text == f"{expected:+.3f}"
+
+
+def test_marks_of_tables_are_latex() -> None:
+    assert latex_escape("kd \u00a7") == r"kd \S{}"
+    assert latex_escape("\u221e") == r"$\infty$"
+
+
+def test_no_first_cell_is_an_option_of_the_rule_or_break_before_it() -> None:
+    """LaTeX reads ``[`` and ``*`` behind a rule or a line break, over spaces and lines, as an option."""
+    rows = tuple((Cell(text), Cell("1")) for text in ("[a]", "\u6570", "* b", "plain"))
+    source = Table("x", "t", "c", (Column("[head]", "l"), Column("v")), rows).to_latex()
+    assert not re.search(r"\\(\\|toprule|midrule)\s*[\[*]", source)
+    assert "{}[U+6570] & 1" in source
+    assert "\nplain & 1" in source

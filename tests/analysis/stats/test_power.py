@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from analysis.stats import Design, power, seeds_needed, smallest_detectable, two_way, users_needed
+from analysis.stats.twolevel import SeedVariance, pooled_seed_variance
 
 ONE = Design(var_seed=0.0, var_user=1.0, var_error=0.0, n_seeds=1, n_users=50)
 
@@ -55,3 +59,32 @@ def test_power_by_simulation() -> None:
         )
         found += two_way(d).p < 0.05
     assert found / 1500 == pytest.approx(0.7, abs=0.06)
+
+
+def pooled_case(n_methods: int = 7) -> tuple[np.ndarray, SeedVariance]:
+    """Differences [3, 900] of which the seeds vary as much as the users, and the pooled seed variance."""
+    rng = np.random.default_rng(3)
+    means = rng.normal(0, 0.004, (n_methods, 3))
+    users = 0.1 * rng.normal(size=(n_methods, 1, 900)) + 0.2 * rng.normal(size=(n_methods, 3, 900))
+    values = means[:, :, None] + users
+    pooled = pooled_seed_variance(values.mean(axis=2))
+    assert pooled is not None
+    return values[1] - values[0], pooled
+
+
+def test_the_smallest_effect_is_of_the_test_that_is_run() -> None:
+    d, pooled = pooled_case()
+    anova = two_way(d, pooled)
+    expected = (stats.t.ppf(0.975, anova.df) + stats.t.ppf(0.8, anova.df)) * anova.error
+    assert smallest_detectable(Design.of(anova)) == pytest.approx(expected, rel=0.05)
+    # Without the pool the same components would rest on two degrees of freedom.
+    assert smallest_detectable(replace(Design.of(anova), df_seed=None)) > 1.2 * expected
+
+
+def test_more_seeds_teach_every_method_of_the_pool() -> None:
+    design = Design.of(two_way(*pooled_case()))
+    assert design.df_seed == 12
+    assert design.with_seeds(5).df_seed == 24
+    assert replace(design, df_seed=None).with_seeds(5).df_seed is None
+    one = Design.of(two_way(pooled_case()[0][:1]))
+    assert one.with_seeds(3).df_seed is None
