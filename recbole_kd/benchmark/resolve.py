@@ -128,6 +128,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[Planne
     defaults = cache(lambda backbone, kd: rooms.model_defaults(backbone, kd, data.where("backbones")))
     changes = data.get("dataset")
     datasets = {name: rooms.dataset(name, data.where("datasets"), changes) for name in spec.datasets}
+    _check_labels({name: dataset.name for name, (dataset, _) in datasets.items()}, data)
     domains = {dataset.domain for dataset, _ in datasets.values()}
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
@@ -171,6 +172,17 @@ def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[Planne
             made[variant.name, seed] = PlannedCell(label=label, spec=cell, cell=cell.address())
             yield made[variant.name, seed]
         yield from _ranker_cells(spec, variants, backbone, made, data)
+
+
+def _check_labels(names: dict[str, str], data: MarkedDict) -> None:
+    """Refuse two datasets that are called the same in tables: their cells could not be told apart."""
+    first: dict[str, str] = {}
+    for listed, name in names.items():
+        if (other := first.setdefault(name, listed)) != listed:
+            raise SpecError(
+                f"{data.where('datasets')}: '{other}' and '{listed}' are both called '{name}'; give one "
+                "another 'name' (and its atomic files), or an experiment of its own"
+            )
 
 
 def _ranker_cells(
