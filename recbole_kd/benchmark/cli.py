@@ -72,7 +72,7 @@ def run(
     """Run the missing cells of an experiment and write its tables; the same command resumes."""
     from dataclasses import replace
 
-    loaded = loaded_experiment(experiment, results, use_tuned)
+    loaded = loaded_experiment(experiment, results, use_tuned, only=only)
     where = replace(where, stack=stack_seeds)
     sweep(loaded, chosen(loaded, only), results, where, tracked(reporter(quiet, as_json), tracker, results))
 
@@ -89,18 +89,22 @@ def plan(
     """Print the cells, which exist, the estimated time and the cost of language models; changes nothing."""
     from recbole_kd.benchmark.plan_page import print_plan
 
-    loaded = loaded_experiment(experiment, results, use_tuned, keep=False)
+    loaded = loaded_experiment(experiment, results, use_tuned, keep=False, only=only)
     cells = chosen(loaded, only)
     print_plan([("", loaded.cells if cells is None else cells)], results, workers, as_json)
 
 
-def loaded_experiment(name: str, results: Path, use_tuned: bool, keep: bool = True) -> Experiment:
+def loaded_experiment(
+    name: str, results: Path, use_tuned: bool, keep: bool = True, only: str | None = None
+) -> Experiment:
     """An experiment, with the best parameters of ``tune`` where asked.
 
     Parameters
     ----------
     keep : bool
         Copy the tuning history beside the tables of the tuned experiment.
+    only : str, optional
+        The filter ``--only``: no other method needs to have been tuned.
     """
     from recbole_kd.benchmark.resolve import load_experiment
 
@@ -109,20 +113,23 @@ def loaded_experiment(name: str, results: Path, use_tuned: bool, keep: bool = Tr
         return loaded
     from recbole_kd.benchmark.tuning import tuned
 
-    return tuned(loaded, results, keep=keep)
+    return tuned(loaded, results, keep=keep, wanted=None if only is None else _passing(loaded, only) or None)
 
 
 def chosen(experiment: Experiment, only: str | None) -> list[PlannedCell] | None:
     """Cells that pass ``--only``; ``None`` without it."""
     if only is None:
         return None
-    from recbole_kd.benchmark.filters import parse_filter
-
-    keep = parse_filter(only)
-    cells = [cell for cell in experiment.cells if keep(cell)]
+    cells = _passing(experiment, only)
     if not cells:
         raise UserError(f"--only '{only}' leaves no cell of {experiment.name}; see 'run_benchmark.py plan'")
     return cells
+
+
+def _passing(experiment: Experiment, only: str) -> list[PlannedCell]:
+    from recbole_kd.benchmark.filters import parse_filter
+
+    return list(filter(parse_filter(only), experiment.cells))
 
 
 def sweep(

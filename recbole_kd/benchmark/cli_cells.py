@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recbole_kd.benchmark.cli import chosen, loaded_experiment, reporter, sweep
+from recbole_kd.benchmark.cli import chosen, reporter, sweep
 from recbole_kd.benchmark.cli_options import (
     RESULTS,
     DeviceOpt,
@@ -68,10 +69,16 @@ def rerun(
 ) -> None:
     """Run the failed cells of an experiment again, and no others."""
     from recbole_kd.benchmark import record
+    from recbole_kd.benchmark.resolve import load_experiment
 
     if not failed:
         raise UserError("rerun: say what to run again: --failed (missing cells are what 'run' runs)")
-    loaded = loaded_experiment(experiment, results, use_tuned)
+    loaded = load_experiment(experiment)
+    if use_tuned:
+        from recbole_kd.benchmark.tuning import tuned
+
+        # A part may be tuned and run without the rest; what failed was tuned.
+        loaded = tuned(loaded, results, wanted=())
     known = (record.read(results, loaded.name) or {}).get("failures", [])
     cells = {str(failure["cell"]) for failure in known}
     again = [cell for cell in loaded.cells if cell.cell in cells]
@@ -117,7 +124,8 @@ def tune(
         device=device,
         build=build if where.workers == 0 else build_in_child,
     )
-    place = "" if results == RESULTS else f" --results {results}"
+    place = "" if only is None else f" --only {shlex.quote(only)}"
+    place += "" if results == RESULTS else f" --results {results}"
     typer.echo(
         f"tuned; the history is {path}; now: python run_benchmark.py run {experiment} --tuned{place}",
         err=True,

@@ -263,11 +263,15 @@ def _run(
 
 
 def _profiles(spec: CellSpec, teacher: str | None, split: Split) -> ProfileTable | TeacherLists | None:
-    if teacher is not None and spec.lists is not None:
-        from recbole_kd.benchmark import teacher_lists
+    from recbole_kd.benchmark import rooms, teacher_lists
 
+    if teacher is None:
+        return None
+    # It may have changed since planning; the address would then name other vectors.
+    rooms.check_given(spec, teacher)
+    if spec.lists is not None:
         return teacher_lists.read(teacher, spec, split)
-    if spec.teacher is None or teacher is None:
+    if spec.teacher is None:
         return None
     from recbole_kd.data.profile_table import load_profiles
 

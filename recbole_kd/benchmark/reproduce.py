@@ -51,7 +51,8 @@ def load_cell(run: Path) -> tuple[PlannedCell, dict[str, Any]]:
     StoreError
         It is damaged, or was written by another version of the format.
     DataError, ProfileError
-        The dataset, or a file of confidences, is missing or is not the one that the run was made from.
+        The dataset, or a file of vectors, lists or confidences, is missing or is not the one that the run
+        was made from.
     """
     manifest = rundir.read_manifest(run)
     cell = str(manifest.get("cell"))
@@ -68,6 +69,7 @@ def load_cell(run: Path) -> tuple[PlannedCell, dict[str, Any]]:
     changed = [role for role, digest in spec.dataset_source.items() if found.get(role) != digest]
     if changed:
         raise StoreError(f"{run}: the dataset's .{changed[0]} file is not the one that the run was made from")
+    rooms.check_given(spec)
     for role, found_now in rooms.confidence_source(spec.student, run).items():
         if (spec.teacher_source or {}).get(role) != found_now:
             raise StoreError(f"{run}: the file of confidences is not the one that the run was made from")

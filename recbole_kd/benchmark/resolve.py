@@ -9,16 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from recbole_kd.benchmark import inputs, objectives, properties, rankers, rooms, teacher_lists
-from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
-from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell, VariantSpec
+from recbole_kd.benchmark import inputs, objectives, overrides, properties, rankers, rooms, teacher_lists
+from recbole_kd.benchmark.marked_yaml import MarkedDict, load_marked, merge, plain
+from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
+from recbole_kd.benchmark.variants import PARTS, Variant, expanded
 from recbole_kd.errors import SpecError
 from recbole_kd.metrics import standard_name
 from recbole_kd.training.spec import DistillSpec, StudentSpec
 
 DEFAULTS = "_defaults"
-_PARTS = ("hparams", "train", "distill")
 _KIND = {
     int: "a whole number",
     float: "a number",
@@ -80,8 +80,14 @@ def read_experiment(path: Path) -> MarkedDict:
     return merge(load_marked(properties.find("experiment", DEFAULTS)), _with_includes(path, ()))
 
 
-def resolve(data: MarkedDict, path: Path) -> Experiment:
-    """Resolve an experiment that was read already (see :func:`load_experiment`)."""
+def resolve(data: MarkedDict, path: Path, *, cut: bool = False) -> Experiment:
+    """Resolve an experiment that was read already (see :func:`load_experiment`).
+
+    Parameters
+    ----------
+    cut : bool
+        Some of its variants were left out: an override may be for one of them.
+    """
     spec = validated(ExperimentSpec, data)
     for metric in spec.metrics:
         try:
@@ -91,7 +97,7 @@ def resolve(data: MarkedDict, path: Path) -> Experiment:
     if spec.baseline not in spec.variants:
         hint = did_you_mean(spec.baseline, spec.variants)
         raise SpecError(f"{data.where('baseline')}: baseline '{spec.baseline}' is no variant{hint}")
-    return Experiment(spec, list(_cells(spec, data)), path)
+    return Experiment(spec, list(_cells(spec, data, cut)), path)
 
 
 def _with_includes(path: Path, chain: tuple[Path, ...]) -> MarkedDict:
@@ -115,22 +121,14 @@ def _with_includes(path: Path, chain: tuple[Path, ...]) -> MarkedDict:
     return merge(below, data)
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """A variant after its grid was expanded and the controls were added."""
-
-    name: str
-    spec: VariantSpec
-    data: MarkedDict
-    mark: Mark
-
-
-def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
-    listed = list(_with_controls(spec, list(_variants(spec, data)), data))
+def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[PlannedCell]:
+    listed = expanded(spec, data)
+    overrides.check(spec, data, None if cut else {name for v in listed for name in v.lineage})
     variants = sorted(listed, key=lambda v: v.name != spec.baseline)
     defaults = cache(lambda backbone, kd: rooms.model_defaults(backbone, kd, data.where("backbones")))
     changes = data.get("dataset")
     datasets = {name: rooms.dataset(name, data.where("datasets"), changes) for name in spec.datasets}
+    _check_labels({name: dataset.name for name, (dataset, _) in datasets.items()}, data)
     domains = {dataset.domain for dataset, _ in datasets.values()}
     taught = {(v.name, d): rooms.teacher(v.spec, d, v.mark) for v in variants for d in domains}
     for dataset_name, backbone in itertools.product(spec.datasets, spec.backbones):
@@ -148,7 +146,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
         read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
         before = rooms.model_pretraining(backbone, data.where("backbones"))
         for v in chosen:
-            over = _overrides(data, dataset_name, backbone, v.name)
+            over = overrides.of_cell(data, dataset_name, backbone, v.lineage)
             read[v.name] = inputs.with_pretraining(
                 read[v.name], v.spec, v.data, before, dataset, dataset_source, students[v.name], over
             )
@@ -176,9 +174,20 @@ def _cells(spec: ExperimentSpec, data: MarkedDict) -> Iterator[PlannedCell]:
         yield from _ranker_cells(spec, variants, backbone, made, data)
 
 
+def _check_labels(names: dict[str, str], data: MarkedDict) -> None:
+    """Refuse two datasets that are called the same in tables: their cells could not be told apart."""
+    first: dict[str, str] = {}
+    for listed, name in names.items():
+        if (other := first.setdefault(name, listed)) != listed:
+            raise SpecError(
+                f"{data.where('datasets')}: '{other}' and '{listed}' are both called '{name}'; give one "
+                "another 'name' (and its atomic files), or an experiment of its own"
+            )
+
+
 def _ranker_cells(
     spec: ExperimentSpec,
-    variants: list[_Variant],
+    variants: list[Variant],
     backbone: str,
     made: dict[tuple[str, int], PlannedCell],
     data: MarkedDict,
@@ -211,7 +220,7 @@ def _ranker_cells(
         )
 
 
-def _serves(variant: _Variant, backbone: str) -> bool:
+def _serves(variant: Variant, backbone: str) -> bool:
     """Whether a variant is for a backbone; teachers pass by plain baselines that nobody can distil into."""
     if variant.spec.system is not None:
         return _system_serves(variant, variant.spec.system, backbone)
@@ -220,7 +229,7 @@ def _serves(variant: _Variant, backbone: str) -> bool:
     return not variant.spec.distilled or rooms.can_be_distilled(backbone)
 
 
-def _system_serves(variant: _Variant, system: str, backbone: str) -> bool:
+def _system_serves(variant: Variant, system: str, backbone: str) -> bool:
     able = inputs.system_file(system, variant.data.where("system")).backbones
     named = variant.spec.backbones
     if unable := [b for b in named or [] if b not in able]:
@@ -231,80 +240,8 @@ def _system_serves(variant: _Variant, system: str, backbone: str) -> bool:
     return backbone in (able if named is None else named)
 
 
-def _variants(spec: ExperimentSpec, data: MarkedDict) -> Iterator[_Variant]:
-    """Yield every variant, one for each point of its grid."""
-    for name, variant in spec.variants.items():
-        mark = data["variants"].where(name)
-        raw = data["variants"][name]
-        if unknown := [b for b in variant.backbones or [] if b not in spec.backbones]:
-            hint = did_you_mean(unknown[0], spec.backbones)
-            raise SpecError(f"{mark}: variant '{name}': '{unknown[0]}' is not among the backbones{hint}")
-        if not variant.grid:
-            yield _Variant(name, variant, raw, mark)
-            continue
-        paths = list(variant.grid)
-        for values in itertools.product(*variant.grid.values()):
-            point = raw
-            for path, value in zip(paths, values, strict=True):
-                point = _set(point, path, value, raw["grid"].where(path))
-            tail = ",".join(f"{p.rsplit('.', 1)[-1]}={v}" for p, v in zip(paths, values, strict=True))
-            yield _Variant(f"{name}[{tail}]", validated(VariantSpec, point), point, mark)
-
-
-def _set(data: MarkedDict, path: str, value: Any, mark: Mark) -> MarkedDict:
-    """Return ``data`` with the dotted ``path`` set."""
-    head, _, rest = path.partition(".")
-    allowed = (*_PARTS, "teacher", "profile", "lists", "params", "inputs", "pretrain", "llm")
-    if head not in allowed or (head != "teacher") != bool(rest):
-        raise SpecError(
-            f"{mark}: grid path '{path}' must be 'teacher' or begin with hparams., train., distill., "
-            f"profile., lists., params., inputs., pretrain. or llm."
-        )
-    over = MarkedDict(mark)
-    inner = over
-    parts = path.split(".")
-    for part in parts[:-1]:
-        child = MarkedDict(mark)
-        inner.put(part, child, mark)
-        inner = child
-    inner.put(parts[-1], value, mark)
-    return merge(data, over)
-
-
-def _with_controls(spec: ExperimentSpec, listed: list[_Variant], data: MarkedDict) -> Iterable[_Variant]:
-    """Add the no-LLM and placebo controls of every teacher that is a language model, once each."""
-    yield from listed
-    if not spec.controls:
-        return
-    taken = {v.name for v in listed}
-    have = {_teacher_key(v) for v in listed}
-    for variant in listed:
-        for name in spec.controls:
-            added = rooms.control(name, variant.spec, data.where("controls"))
-            if added is None:
-                continue
-            own = added.profile or added.teacher is None
-            title = f"{variant.name}-{name}" if own else f"kd-{name}"
-            control = _Variant(title, added.model_copy(update={"grid": None}), variant.data, variant.mark)
-            if _teacher_key(control) not in have and title not in taken:
-                have.add(_teacher_key(control))
-                taken.add(title)
-                yield control
-
-
-def _teacher_key(variant: _Variant) -> str:
-    """Equal for variants that differ in nothing but their name."""
-    found = rooms.teacher(variant.spec, "generic", variant.mark)
-    spec = variant.spec.canonical()
-    for key in ("teacher", "profile", "grid"):
-        spec.pop(key)
-    if variant.spec.system is not None:
-        spec["inputs"] = inputs.inputs_of(variant.spec, None, "generic", variant.mark)
-    return repr((None if found is None else found.key(), spec))
-
-
 def _student(
-    dataset: str, backbone: str, variant: _Variant, data: MarkedDict, model: MarkedDict
+    dataset: str, backbone: str, variant: Variant, data: MarkedDict, model: MarkedDict
 ) -> StudentSpec:
     distilled = variant.spec.distilled
     if not distilled and variant.spec.distill:
@@ -313,11 +250,11 @@ def _student(
             f"{where}: variant '{variant.name}' has 'distill' but neither 'teacher' nor 'embeddings' nor "
             "'lists'"
         )
-    layers = [*_overrides(data, dataset, backbone, variant.name), variant.data]
+    layers = [*overrides.of_cell(data, dataset, backbone, variant.lineage), variant.data]
     if distilled:
         model = objectives.with_defaults(model, layers)
     for layer in layers:
-        for part in _PARTS:
+        for part in PARTS:
             if part == "distill" and not distilled:
                 continue
             given = layer.get(part)
@@ -334,16 +271,6 @@ def _student(
         model = model.without()
         model.put("system", system.canonical(), variant.mark)
     return validated(StudentSpec, model, f"{model['model']}")
-
-
-def _overrides(data: MarkedDict, dataset: str, backbone: str, variant: str) -> list[MarkedDict]:
-    """Those that apply to a cell, in the order in which they are laid on."""
-    return [o for o in data.get("overrides") or [] if _applies(o["where"], dataset, backbone, variant)]
-
-
-def _applies(where: dict[str, Any], dataset: str, backbone: str, variant: str) -> bool:
-    have = {"dataset": dataset, "backbone": backbone, "variant": variant}
-    return all(value is None or have[key] == value for key, value in where.items())
 
 
 def _only(part: str, given: MarkedDict) -> MarkedDict:

@@ -215,11 +215,42 @@ def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, Pr
     assert cell.teacher is not None
     if cell.teacher_file is not None:
         path = Path(cell.teacher_file)
+        check_given(cell, path)
     else:
         # One builder at a time: teachers share their texts, and texts are bought once.
         with wait_lock(results, "profiles"):
             path = _build_teacher(profiles_folder(results), cell, split)
     return path, load_profiles(path, split, trust_unverified=bool(cell.teacher.get("trust_unverified")))
+
+
+def check_given(cell: CellSpec, path: str | Path | None = None) -> None:
+    """Refuse a file of the user's that is not the one that a cell was planned with.
+
+    Parameters
+    ----------
+    cell : CellSpec
+        The address covers the digests of its embedding file and of its file of lists.
+    path : str, Path or None
+        Where the file is that is about to be read; None = all of them where the cell says.
+
+    Raises
+    ------
+    ProfileError
+        The file is gone, or has another content.
+    """
+    given = []
+    if cell.lists is not None and "sha256" in cell.lists:
+        lists = cell.lists["spec"]["path"]
+        given.append(("file of teacher lists", lists if path is None else path, cell.lists["sha256"]))
+    if cell.teacher_file is not None and (path is None or cell.lists is None):
+        source = cell.teacher_source or {}
+        given.append(("embedding file", path or cell.teacher_file, source.get("file")))
+    for what, file, planned in given:
+        mend = "put it back, or run the experiment again: it plans a new run"
+        if not Path(file).is_file():
+            raise ProfileError(f"{file}: the {what} that the run was planned with is gone; {mend}")
+        if digest_of(Path(file)) != planned:
+            raise ProfileError(f"{file}: not the {what} that the run was planned with; {mend}")
 
 
 def confidence_source(student: StudentSpec, asked_at: object = None) -> dict[str, str]:

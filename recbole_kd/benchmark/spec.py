@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,8 @@ from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 # Raised when the same cell would give other numbers: every older run then gets another address.
 CELL_FORMAT = 2
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
+# Folders of the store itself, below the results.
+_STORE = ("cache", "runs")
 # Fields of a dataset that say where it comes from and what it is called; its content has digests.
 _DATASET_LABELS = ("name", "source", "path", "synthetic")
 _DATASET_TEXT = ("domain", "text")
@@ -61,7 +63,9 @@ class VariantSpec(Strict):
     train: dict[str, Any] | None = None
     distill: dict[str, Any] | None = None
     profile: dict[str, Any] | None = Field(None, description="what differs from the teacher's file")
-    grid: dict[str, list[Any]] | None = Field(None, description="dotted path -> values, one variant each")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = Field(
+        None, description="dotted path -> values, one variant each"
+    )
 
     @model_validator(mode="after")
     def _one_teacher(self) -> VariantSpec:
@@ -119,12 +123,20 @@ class ExperimentSpec(Strict):
     backbones: list[str] = Field(min_length=1)
     variants: dict[str, VariantSpec] = Field(min_length=1)
     baseline: str = Field(description="the variant that the others are compared with")
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     metrics: list[str] = Field(min_length=1)
     controls: list[str] = Field(description="added where a teacher is a language model; [] or none = off")
     diagnostics: DiagnosticsSpec
     candidates: CandidatesSpec
     overrides: list[OverrideSpec] | None = None
+
+    @field_validator("experiment")
+    @classmethod
+    def _no_folder_of_the_store(cls, value: str) -> str:
+        # Some file systems do not tell cases apart.
+        if value.lower() in _STORE:
+            raise ValueError("the store has a folder of that name; choose another")
+        return value
 
     @field_validator("variants", mode="before")
     @classmethod

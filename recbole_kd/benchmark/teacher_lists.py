@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from recbole_kd.strict import Strict
 if TYPE_CHECKING:
     from recbole_kd.data.teacher_lists import TeacherLists
     from recbole_kd.data.types import Split
+
+# Seconds between two looks at a teacher that another process is training.
+_BUSY_PAUSE = 1.0
 
 
 class TextLists(Strict):
@@ -241,8 +245,12 @@ def _resolve_file(request: Request) -> dict[str, Any]:
 
 
 def _build_file(results: Path, cell: CellSpec, split: Split) -> Path:
+    from recbole_kd.benchmark.rooms import check_given
+
     assert cell.lists is not None
-    return Path(cell.lists["spec"]["path"])
+    path = Path(cell.lists["spec"]["path"])
+    check_given(cell, path)
+    return path
 
 
 def _resolve_recommender(request: Request) -> dict[str, Any]:
@@ -310,18 +318,19 @@ def _build_recommender(results: Path, cell: CellSpec, split: Split) -> Path:
 
 def _train(results: Path, teacher: CellSpec, address: str) -> None:
     from recbole_kd.benchmark.artefacts import Artefacts, split_file
-    from recbole_kd.benchmark.executor import DONE, EXISTS, CellTask, run_cell
+    from recbole_kd.benchmark.executor import BUSY, DONE, EXISTS, CellTask, run_cell
 
     name = teacher.student.model
     sys.stderr.write(f"lists: training the teacher {name} on {teacher.dataset.name}\n")
     files = Artefacts(split_file(results, teacher), None, None)
     label = CellLabel(dataset=teacher.dataset.name, backbone=name, variant="plain", seed=teacher.seed)
     task = CellTask.build(results, address, label, teacher, files, "cpu", ("NDCG@10", "Recall@10", "MRR"))
-    outcome = run_cell(task)
+    # The teacher may be a cell of the sweep itself, which a worker is at.
+    while (outcome := run_cell(task)).status == BUSY:
+        time.sleep(_BUSY_PAUSE)
     if outcome.status not in (DONE, EXISTS):
-        why = outcome.error or "another process is at it"
         raise ProfileError(
-            f"lists: the teacher {name} could not be trained ({why}); run the same command again"
+            f"lists: the teacher {name} could not be trained ({outcome.error}); run the same command again"
         )
 
 

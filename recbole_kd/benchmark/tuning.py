@@ -7,7 +7,6 @@ exactly as one that was not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from recbole_kd.benchmark.artefacts import Artefacts
 from recbole_kd.benchmark.executor import FAILED, CellTask
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.prefix import MARK
-from recbole_kd.benchmark.rankers import repointed
+from recbole_kd.benchmark.rankers import needs, repointed, with_retrievers
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import CellLabel, PlannedCell
+from recbole_kd.benchmark.tuning_history import FILE, Method, alike, best_points, read_history, write_history
 from recbole_kd.benchmark.validate import did_you_mean, validated
 from recbole_kd.errors import SpecError, StoreError
 from recbole_kd.strict import Strict, digest
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from recbole_kd.benchmark.console import Reporter
     from recbole_kd.benchmark.engines import Engine
     from recbole_kd.benchmark.sweep import Builder
-
-FILE = "tuning.json"
-Point = dict[str, Any]
-Method = tuple[str, str, str]
 
 
 class Range(Strict):
@@ -99,6 +95,7 @@ class Study:
     space: dict[str, Range]
     study: Any
     goal: int
+    search: str
 
     @property
     def name(self) -> str:
@@ -132,7 +129,13 @@ class Study:
             if t.state.is_finished()
         ]
         labels = dict(zip(("dataset", "backbone", "variant"), self.method, strict=True))
-        return {"name": self.name, **labels, "metric": self.metric, "trials": listed}
+        return {
+            "name": self.name,
+            **labels,
+            "metric": self.metric,
+            "search": self.search,
+            "trials": listed,
+        }
 
 
 def _distribution(values: Range) -> Any:
@@ -157,7 +160,7 @@ def tune(
     device: str,
     build: Builder,
 ) -> Path:
-    """Tune every method of an experiment; what was tuned before is kept.
+    """Tune every method of an experiment; what was tuned before is kept, that of other methods too.
 
     Every round asks each study for one trial and runs them all, so that neither the number of
     workers nor their speed changes what is tried.
@@ -190,8 +193,9 @@ def _tune(
     device: str,
     build: Builder,
 ) -> Path:
-    studies = _studies(experiment, tuning, results)
     path = record.folder(results, experiment.name) / FILE
+    before = read_history(path)
+    studies = _studies(experiment, tuning, results)
     artefacts: dict[str, Artefacts] = {}
     with engine:
         while True:
@@ -206,7 +210,7 @@ def _tune(
             outcomes = _run(asked, artefacts, results, engine, device, build)
             for study, trial, cell in asked:
                 _tell(study, trial, cell, results, outcomes[cell.cell], reporter)
-            rundir.write_text_atomic(path, json.dumps([s.history() for s in studies], indent=1) + "\n")
+            write_history(path, before, [s.history() for s in studies])
     dead = [s.name for s in studies if not any(t["value"] is not None for t in s.history()["trials"])]
     if dead:
         raise StoreError(f"{path}: every trial of '{dead[0]}' failed; look at the messages above")
@@ -225,6 +229,7 @@ def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[
     home.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(home / "tuning.journal")))
     found = []
+    search = digest({k: v for k, v in tuning.canonical().items() if k != "trials"})
     for cell in {_method(c.label): c for c in experiment.cells if c.spec.ranker is None}.values():
         method = _method(cell.label)
         student = cell.spec.student
@@ -233,7 +238,7 @@ def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[
         key = digest([method, {k: v.canonical() for k, v in space.items()}, tuning.training_seed, cell.cell])
         study = create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
         metric = cell.spec.student.train.valid_metric
-        found.append(Study(method, cell, metric, space, study, tuning.trials))
+        found.append(Study(method, cell, metric, space, study, tuning.trials, search))
     return found
 
 
@@ -318,24 +323,33 @@ def with_point(cell: PlannedCell, point: Mapping[str, Any], seed: int) -> Planne
     return PlannedCell(label=label, spec=spec, cell=spec.address())
 
 
-def tuned(experiment: Experiment, results: Path, keep: bool = True) -> Experiment:
+def tuned(
+    experiment: Experiment,
+    results: Path,
+    keep: bool = True,
+    wanted: Sequence[PlannedCell] | None = None,
+) -> Experiment:
     """The experiment with the best parameters of every method, as ``<name>-tuned``.
 
     Parameters
     ----------
     keep : bool
         Copy the tuning history beside the tables of the new experiment, so that its report shows it.
+    wanted : sequence of PlannedCell or None
+        Cells whose methods must have been tuned. Of the others those stay that were tuned alike, so that
+        the tables keep what an earlier command ran; None = every method must have been.
 
     Raises
     ------
     StoreError
         See :func:`best_points`.
     """
-    trained = [c for c in experiment.cells if c.spec.ranker is None]
+    cells = experiment.cells if wanted is None else _comparable(experiment, results, wanted)
+    trained = [c for c in cells if c.spec.ranker is None]
     points = best_points(results, experiment.name, list(dict.fromkeys(_method(c.label) for c in trained)))
     best = {c.cell: with_point(c, points[_method(c.label)], c.label.seed) for c in trained}
     # A re-ranker has no training of its own to tune: it takes the tuned retriever.
-    cells = [best[c.cell] if c.cell in best else repointed(c, best) for c in experiment.cells]
+    cells = [best[c.cell] if c.cell in best else repointed(c, best) for c in cells]
     spec = experiment.spec.model_copy(update={"experiment": f"{experiment.name}-tuned"})
     if keep:
         history = (record.folder(results, experiment.name) / FILE).read_text(encoding="utf-8")
@@ -343,37 +357,16 @@ def tuned(experiment: Experiment, results: Path, keep: bool = True) -> Experimen
     return replace(experiment, spec=spec, cells=cells)
 
 
-def best_points(results: Path, name: str, methods: Sequence[Method]) -> dict[Method, Point]:
-    """Best parameters of every method, for ``run --tuned``.
-
-    Raises
-    ------
-    StoreError
-        Nothing was tuned, a method is missing, or the methods had different numbers of trials.
-    """
-    path = record.folder(results, name) / FILE
-    try:
-        studies: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read; run 'run_benchmark.py tune {name}' first") from error
-    found = {(s["dataset"], s["backbone"], s["variant"]): s for s in studies}
-    points, counts = {}, {}
-    for method in methods:
-        trials = found.get(method, {}).get("trials", [])
-        scored = [t for t in trials if t["value"] is not None]
-        if not scored:
-            raise StoreError(
-                f"{path}: '{' '.join(method)}' was not tuned; run 'run_benchmark.py tune {name}' again"
-            )
-        counts[method] = len(trials)
-        points[method] = max(scored, key=lambda t: (t["value"], -t["number"]))["params"]
-    if len(set(counts.values())) > 1:
-        few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-        raise StoreError(
-            f"{path}: unfair: '{' '.join(few)}' had {counts[few]} trials, '{' '.join(many)}' {counts[many]}; "
-            f"run 'run_benchmark.py tune {name}' to the end"
-        )
-    return points
+def _comparable(experiment: Experiment, results: Path, wanted: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Cells of the methods that are wanted, and of those that were tuned like them."""
+    every = {c.cell: c for c in experiment.cells}
+    asked = [c for c in with_retrievers(list(wanted), every) if c.spec.ranker is None]
+    methods = dict.fromkeys(_method(c.label) for c in asked)
+    trained = [c for c in experiment.cells if c.spec.ranker is None]
+    others = [m for m in dict.fromkeys(_method(c.label) for c in trained) if m not in methods]
+    kept = {*methods, *alike(results, experiment.name, list(methods), others)}
+    left = {c.cell for c in trained if _method(c.label) in kept}
+    return [c for c in experiment.cells if (needs(c.spec) or c.cell) in left]
 
 
 def _quiet() -> None:

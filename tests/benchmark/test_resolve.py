@@ -137,6 +137,18 @@ def line_of(path, text):
         ({"overrides": [{"where": {"bakbone": "SASRec"}}]}, "bakbone", "did you mean 'backbone'"),
         ({"include": "nothing"}, "include", "does not exist"),
         ({"experiment": "../out"}, "experiment", "'experiment' = '../out'"),
+        (
+            {"experiment": "cache"},
+            "experiment",
+            "'experiment' = 'cache': the store has a folder",
+        ),
+        ({"experiment": "Runs"}, "experiment", "'experiment' = 'Runs': the store has a folder"),
+        ({"seeds": [-1]}, "seeds", "'seeds.0' = -1: input should be greater than or equal to 0"),
+        (
+            {"variants": {"plain": {}, "kd": {"teacher": "template", "grid": {"distill.alpha": []}}}},
+            "distill.alpha",
+            "'variants.kd.grid.distill.alpha' = []: list should have at least 1 item",
+        ),
     ],
 )
 def test_a_slip_names_file_line_and_mend(write_experiment, changes, wrong, expected):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from recbole_kd.benchmark import artefacts, rundir
-from recbole_kd.benchmark.executor import DONE, CellTask, run_cell
+from recbole_kd.benchmark import artefacts, reproduce, rundir
+from recbole_kd.benchmark.executor import DONE, FAILED, CellTask, run_cell
+from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.data.teacher_lists import load_teacher_lists
 from recbole_kd.errors import ProfileError, SpecError
@@ -285,3 +288,59 @@ def test_clusters_are_learned_from_vectors_of_a_file(place, write_experiment):
     assert planned.spec.student.distill.objective_args == {"n_clusters": 3, "seed": 0}
     history = pq.read_table(_run(place, planned) / "history.parquet").to_pandas()
     assert 0 < history["loss_distil"][0] < 3
+
+
+def test_a_teacher_that_a_worker_is_training_is_waited_for(place, write_experiment, monkeypatch):
+    """It may be a cell of the same sweep, which trains while the lists are built."""
+    planned = _cells(write_experiment, kd={**KL, "lists": OTHER})["kd"]
+    results = place / "results"
+    waited = []
+    with ExitStack() as worker:
+        assert worker.enter_context(try_lock(results, f"cell-{planned.spec.lists['address']}"))
+
+        def sleep(seconds):
+            waited.append(seconds)
+            worker.close()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        artefacts.build(results, [planned])
+    assert waited
+    assert rundir.run_path(results, planned.spec.lists["address"]).is_dir()
+
+
+def test_a_file_of_lists_that_changed_since_planning_is_refused(place, write_experiment):
+    path = _csv(place)
+    lists = {"source": "file", "path": str(path), "trust_unverified": True, "top": 2}
+    planned = _cells(write_experiment, kd={**KL, "lists": lists})["kd"]
+    run = _run(place, planned)
+    assert reproduce.load_cell(run)[0].cell == planned.cell
+    path.write_text(path.read_text().replace("i3", "i4"))
+    with pytest.raises(ProfileError, match=r"llm\.csv: not the file of teacher lists .*put it back"):
+        reproduce.load_cell(run)
+    with pytest.raises(ProfileError, match=r"llm\.csv: not the file of teacher lists"):
+        artefacts.build(place / "second", [planned])
+
+
+def test_an_embedding_file_that_changed_since_planning_is_refused(place, write_experiment):
+    from tests.test_cli import embeddings
+
+    path = embeddings(place)
+    planned = _cells(write_experiment, kd={**SMALL, "embeddings": str(path)})["kd"]
+    run = _run(place, planned)
+    results = place / "second"
+    files = artefacts.build(results, [planned])[planned.cell]
+    assert reproduce.load_cell(run)[0].cell == planned.cell
+    content = path.read_bytes()
+    path.write_bytes(content + b" ")
+    with pytest.raises(ProfileError, match=rf"{path}: not the embedding file .*put it back"):
+        reproduce.load_cell(run)
+    with pytest.raises(ProfileError, match=rf"{path}: not the embedding file"):
+        artefacts.build(place / "third", [planned])
+    # Changed after the build, before a worker reads it: the run must not take the address of the old one.
+    task = CellTask.build(results, planned.cell, planned.label, planned.spec, files, "cpu", ("NDCG@10",))
+    outcome = run_cell(task)
+    assert outcome.status == FAILED
+    assert f"{path}: not the embedding file" in outcome.error
+    path.unlink()
+    with pytest.raises(ProfileError, match=rf"{path}: the embedding file .* is gone; put it back"):
+        reproduce.load_cell(run)

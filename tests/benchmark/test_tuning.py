@@ -2,6 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,77 @@ def test_models_under_recboles_trainer_have_the_space_of_row_batches(space):
     assert set(recbole) == {"train.train_batch_size"}
     assert "train.train_batch_size" not in ours
     assert set(spec.space("SASRec", distilled=True)) == set(ours) | {"distill.alpha"}
+
+
+def two_backbones(place):
+    path = place / "properties/experiment/small.yaml"
+    experiment = yaml.safe_load(path.read_text()) | {"backbones": ["SASRec", "BERT4Rec"]}
+    path.write_text(yaml.safe_dump(experiment))
+
+
+def part(space, results, backbone):
+    loaded = load_experiment("small")
+    cells = [c for c in loaded.cells if c.label.backbone == backbone]
+    path = tuning.tune(
+        replace(loaded, cells=cells),
+        space,
+        results,
+        SerialEngine(learn),
+        JsonReporter(),
+        device="cpu",
+        build=fake.no_artefacts,
+    )
+    return [(s["backbone"], s["variant"]) for s in json.loads(path.read_text())]
+
+
+def planned_backbones(capsys, *arguments):
+    capsys.readouterr()
+    assert call("plan", "small", "--tuned", *arguments, "--json") == 0
+    return {c["backbone"] for c in json.loads(capsys.readouterr().out)["cells"]}
+
+
+def test_a_part_is_tuned_and_run_without_the_rest(space, place, tmp_path, capsys):
+    two_backbones(place)
+    results = tmp_path / "r"
+    part(space, results, "SASRec")
+    only = ["--only", "backbone=SASRec", "--results", results]
+    assert planned_backbones(capsys, *only) == {"SASRec"}
+    assert call("plan", "small", "--tuned", "--results", results) != 0
+    assert "'tiny BERT4Rec plain' was not tuned" in capsys.readouterr().err
+    assert call("plan", "small", "--tuned", "--only", "variant=kd", "--results", results) != 0
+    assert "'tiny BERT4Rec kd' was not tuned" in capsys.readouterr().err
+    assert call("rerun", "small", "--tuned", "--failed", "--results", results) == 0
+
+
+def test_what_was_tuned_before_is_kept(space, place, tmp_path, capsys):
+    two_backbones(place)
+    results = tmp_path / "r"
+    sasrec, bert = ([(backbone, v) for v in ("plain", "kd")] for backbone in ("SASRec", "BERT4Rec"))
+    assert part(space, results, "SASRec") == sasrec
+    assert part(space, results, "BERT4Rec") == sasrec + bert
+    assert part(space, results, "SASRec") == sasrec + bert
+    assert planned_backbones(capsys, "--results", results) == {"SASRec", "BERT4Rec"}
+    loaded = load_experiment("small")
+    wanted = [c for c in loaded.cells if c.label.backbone == "SASRec"]
+    # The tables of the tuned experiment keep what another command ran, if it can be compared.
+    assert len(tuning.tuned(loaded, results, wanted=wanted).cells) == len(loaded.cells)
+    part(space.model_copy(update={"trials": 7}), results, "BERT4Rec")
+    assert len(tuning.tuned(loaded, results, wanted=wanted).cells) == len(wanted)
+
+
+def test_methods_that_were_searched_in_another_way_are_not_compared(space, place, tmp_path):
+    two_backbones(place)
+    results = tmp_path / "r"
+    part(space, results, "SASRec")
+    part(space.model_copy(update={"method": None}), results, "BERT4Rec")
+    with pytest.raises(StoreError, match="unfair: 'tiny SASRec plain' and 'tiny BERT4Rec plain' were not"):
+        tuning.tuned(load_experiment("small"), results)
+
+
+def test_a_damaged_history_is_not_replaced(space, tmp_path):
+    path = tmp_path / "r" / "small" / "tuning.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[{")
+    with pytest.raises(StoreError, match=r"tuning\.json: cannot be read .*delete it"):
+        search(space, tmp_path / "r")
+    assert path.read_text() == "[{"

@@ -203,7 +203,7 @@ def load_study(
         whole.put("experiment", folder + tail, data.where("experiment"))
         weighted = weighted_variants(spec, points)
         if results is not None and weighted:
-            asked = resolve(whole, path).cells
+            asked = resolve(whole, path, cut=_lacks(whole, body, smoke)).cells
             chosen = asked if only is None else list(filter(_filter(only, x), asked))
             # Weights are known per dataset; those of a dataset that nobody asked for must not be waited for.
             there = {c.label.dataset for c in chosen} or set(whole["datasets"])
@@ -213,7 +213,7 @@ def load_study(
             pending |= dict.fromkeys(name for name in put_off if name in wanted)
             gone = set(put_off) - wanted
             unasked += sum(c.label.dataset not in there or c.label.variant in gone for c in asked)
-        parts.append(Part(x, resolve(whole, path)))
+        parts.append(Part(x, resolve(whole, path, cut=_lacks(whole, body, smoke))))
     if not parts:
         raise SpecError(
             f"{data.where('datasets')}: none of {', '.join(left_out)} is at hand; bring one of them"
@@ -325,6 +325,11 @@ def _at_hand(data: MarkedDict, optional: list[str] | None, left_out: dict[str, N
                 gone.append(name)
     left_out |= dict.fromkeys(gone)
     return _on(data, [name for name in data["datasets"] if name not in gone])
+
+
+def _lacks(data: MarkedDict, whole: MarkedDict, smoke: bool) -> bool:
+    """Whether variants were left out, so that an override may be for one that is not there."""
+    return smoke or not set(whole["variants"]) <= set(data["variants"])
 
 
 def _on(data: MarkedDict, datasets: list[str]) -> MarkedDict:
