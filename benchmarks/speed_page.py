@@ -219,7 +219,9 @@ def draw(record: Record, path: Path) -> None:
     entries = [e for e in record["entries"] if "error" not in e]
     groups = list(dict.fromkeys((e["dataset"], e["model"]) for e in entries))
     systems = list(dict.fromkeys(e["system"] for e in entries))
-    figure, axis = plt.subplots(figsize=(1.9 + 1.5 * max(1, len(groups)), 3.6 if len(groups) > 2 else 4.6), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(1.9 + 1.5 * max(1, len(groups)), 3.6 if len(groups) > 2 else 4.6), layout="constrained"
+    )
     width = 0.8 / max(1, len(systems))
     colours = dict(zip(systems, ("#1b6ca8", "#c44e52", "#8c8c8c", "#dd9f3d"), strict=False))
     for entry in entries:
@@ -245,6 +247,8 @@ def draw(record: Record, path: Path) -> None:
     for system in systems:
         axis.bar(0, 0, color=colours[system], label=system)
     axis.bar(0, 0, color="white", edgecolor="grey", hatch="//", label="not reached in its budget")
-    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=min(len(systems) + 1, 2 * len(groups)))
+    figure.legend(
+        fontsize=8, frameon=False, loc="outside lower center", ncols=min(len(systems) + 1, 2 * len(groups))
+    )
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
