@@ -16,6 +16,10 @@ _HEADING = re.compile(r"^\s*(?:#+\s*|\*{2,}|[-*•]\s+|\d+[.)]\s+)", re.MULTILIN
 _LABEL = re.compile(
     r"^\s*(?:user |viewer |shopper |player )?(?:profile|summary|answer)\s*:\s*", re.IGNORECASE
 )
+# Models that think aloud; a template that has begun the thought itself leaves only its end in the answer.
+_THOUGHT = re.compile(r"<think>.*?</think>", re.IGNORECASE | re.DOTALL)
+_THOUGHT_END = re.compile(r"^.*</think>", re.IGNORECASE | re.DOTALL)
+_THOUGHT_BEGIN = re.compile(r"<think>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]?\s+(?=[A-Z0-9\"'(])")
 
 
@@ -40,12 +44,12 @@ def parse_answer(opening: str, answer: str, *, sentences: int | None, cut_off: b
     Raises
     ------
     UnusableAnswerError
-        Empty, or a refusal.
+        Empty, a refusal, or a thought that did not come to an end.
     """
-    answer = answer.replace("\r", "")
+    answer = _spoken(answer.replace("\r", ""))
     if not re.sub(r"[\W_]+", "", answer):
         raise UnusableAnswerError("empty answer")
-    if not opening and _REFUSAL.match(answer):
+    if not opening and _REFUSAL.match(answer.replace("\u2019", "'")):
         raise UnusableAnswerError("refusal")
     plain = _LABEL.sub("", _HEADING.sub("", answer).replace("**", ""))
     joint = "" if not opening or plain[:1] in ",.;:!?'" else " "
@@ -54,3 +58,13 @@ def parse_answer(opening: str, answer: str, *, sentences: int | None, cut_off: b
     if cut_off and len(parts) > 1 and parts[-1][-1] not in ".!?\"')":
         parts.pop()
     return " ".join(parts[:sentences])
+
+
+def _spoken(answer: str) -> str:
+    """The answer without what a model thought before it."""
+    answer = _THOUGHT_END.sub("", _THOUGHT.sub("", answer))
+    if _THOUGHT_BEGIN.search(answer):
+        raise UnusableAnswerError(
+            "thinking without an end; switch it off (api.extra_body) or raise decoding.max_new_tokens"
+        )
+    return answer

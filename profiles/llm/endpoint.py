@@ -44,7 +44,7 @@ class Endpoint:
     Raises
     ------
     SpecError
-        The ``openai`` package or the key is missing.
+        The ``openai`` package or the key is missing, or the key cannot be sent.
     """
 
     def __init__(self, spec: ApiSpec, first_wait: float = 1.0) -> None:
@@ -54,7 +54,7 @@ class Endpoint:
             raise SpecError(
                 "back-end openai needs the openai client; pip install 'recbole-kd[api]'"
             ) from error
-        key = os.environ.get(spec.key_variable, "")
+        key = _key_in(spec.key_variable)
         if not key and spec.base_url is None:
             raise SpecError(
                 f"api.key_variable: environment variable {spec.key_variable} is empty; export your key in it"
@@ -74,10 +74,11 @@ class Endpoint:
         """Close connections."""
         await self._client.close()
 
-    def redact(self, text: object) -> str:
-        """One line without the key."""
-        line = " ".join(str(text).split())[:300]
-        return line.replace(self._key, "[key]") if self._key else line
+    def redact(self, text: object, most: int = 300) -> str:
+        """One line of at most ``most`` characters without the key."""
+        line = " ".join(str(text).split())
+        # Before the cut: half a key is no longer found.
+        return (line.replace(self._key, "[key]") if self._key else line)[:most]
 
     async def chat(self, key: str, message: Message, model: str, decoding: Decoding, tokens: int) -> Reply:
         """Answer one message; ``tokens`` is what it will spend at most, for the limit."""
@@ -112,7 +113,7 @@ class Endpoint:
         except TransientError as error:
             raise StoreError(
                 f"embeddings endpoint gave no answer ({self.redact(error)}); run the command again"
-            ) from error
+            ) from None  # what the endpoint echoed stays out of the traceback
 
     async def _patiently(self, once: Callable[[], Awaitable[T]], tokens: int) -> T:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
@@ -156,7 +157,7 @@ class Endpoint:
             if status in (408, 409, 425, 429) or status >= 500:
                 raise TransientError(f"status {status}", _retry_after(error.response.headers)) from error
             raise SpecError(
-                f"endpoint refused the call with status {status} ({self.redact(_reason(error))}); check "
+                f"endpoint refused the call with status {status} ({self.redact(_reason(error), 160)}); check "
                 f"writer.model, api.base_url and the key in {self.spec.key_variable}"
             ) from None
         except (
@@ -343,4 +344,21 @@ def _reason(error: Any) -> str:
     """Message of the endpoint, if its body has one; bodies can echo headers, so nothing else is shown."""
     content = error.body if isinstance(error.body, dict) else {}
     inner = content.get("error", content)
-    return str(inner.get("message", "no reason given") if isinstance(inner, dict) else inner)[:160]
+    return str(inner.get("message", "no reason given") if isinstance(inner, dict) else inner)
+
+
+def _key_in(variable: str) -> str:
+    """The key, without the blanks and line ends that a file of settings leaves around it.
+
+    Raises
+    ------
+    SpecError
+        No HTTP header can carry it; the client would say so and show it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise SpecError(
+            f"api.key_variable: the key in {variable} holds a blank, a control character or a letter that is "
+            "not ASCII; export it anew"
+        )
+    return key

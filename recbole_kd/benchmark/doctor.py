@@ -168,7 +168,7 @@ def _endpoint() -> Finding:
     said = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
     request = Request(f"{said}/models")  # noqa: S310 - the scheme was looked at
     # Unredirected: the key goes to this host and to no other.
-    request.add_unredirected_header("Authorization", f"Bearer {os.environ.get(KEY) or 'none'}")
+    request.add_unredirected_header("Authorization", f"Bearer {os.environ.get(KEY, '').strip() or 'none'}")
     try:
         with urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
             return OK, f"reachable: {said} (status {answer.status})"

@@ -122,10 +122,13 @@ def usable_cores() -> int:
 
 
 def redact(text: str) -> str:
-    """Replace the value of every environment variable that looks like a key."""
+    """Replace the value of every environment variable that looks like a key; redact before you cut."""
     for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= 8:
-            text = text.replace(value, f"<{name}>")
+        # Without the line end that a file of settings may leave: an error shows it escaped.
+        secret = value.strip()
+        if _SECRET.search(name) and len(secret) >= 8:
+            for form in (secret, repr(secret)[1:-1]):
+                text = text.replace(form, f"<{name}>")
     return text
 
 

@@ -79,9 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
                 {"object": "embedding", "index": i, "embedding": [float(len(t)), 1.0]}
                 for i, t in enumerate(texts)
             ]
-            self._send(
-                500 if fault else 200, {"object": "list", "data": data[::-1], "model": "m", "usage": {}}
-            )
+            said = {"message": f"fault {fault} for {self.headers.get('Authorization', '')}"}
+            whole = {"object": "list", "data": data[::-1], "model": "m", "usage": {}}
+            self._send(500 if fault else 200, {"error": said} if fault else whole)
             return
         prompt = body["messages"][-1]["content"]
         fault = self.server.fault(prompt)

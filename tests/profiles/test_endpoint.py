@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,6 +154,46 @@ def test_a_refused_call_stops_at_once_and_no_key_leaks(
     assert "[key]" in message
     assert "\n" not in message
     assert not [r for r in caplog.records if r.name.startswith("profiles") and KEY in r.getMessage()]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", " "])
+def test_a_key_is_read_without_its_line_end(
+    end: str, split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", KEY + end)
+    with serve() as server:
+        outcome = write(author(server, template, texts, split, attempts=1), split, tmp_path / "s.sqlite")
+        assert outcome.failed == {}
+        assert set(server.headers_seen) == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("broken", ["sk-test\r0123456789", "sk-test 0123456789", "sk-test0123456789\u2019"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", broken)
+    with serve() as server:
+        with pytest.raises(SpecError, match="key in TEST_KEY holds") as caught:
+            endpoint_module.Endpoint(ApiSpec.model_validate(api(server)))
+        assert not server.headers_seen
+    assert "0123456789" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_is_redacted_before_the_line_is_cut() -> None:
+    with serve() as server:
+        made = endpoint_module.Endpoint(ApiSpec.model_validate(api(server)))
+    for before in range(120, 170):
+        error = SimpleNamespace(body={"error": {"message": "x" * before + KEY}})
+        assert "sk-t" not in made.redact(endpoint_module._reason(error), 160)
+    for before in range(270, 310):
+        assert "sk-t" not in made.redact("x" * before + KEY)
+
+
+def test_the_traceback_of_embeddings_has_no_key() -> None:
+    with serve({"a": ["500"] * 9}) as server, pytest.raises(StoreError) as caught:
+        embed(ApiSpec.model_validate(api(server, attempts=1)), "m", [["a"]], None)
+    assert "Bearer" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_no_key_in_the_store(

@@ -107,6 +107,8 @@ def test_a_hostile_title_stays_one_delimited_line(template: dict) -> None:
         ("a good profile.", "a good profile."),
         ("**Profile:** likes drama.\n- and comedy", "likes drama. and comedy"),
         ("One. Two. Three is cut", "One. Two."),
+        ("<think>\nThe user wants a profile.\n</think>\n\nThey like drama.", "They like drama."),
+        ("They want a profile.\n</THINK>\nThey like drama.", "They like drama."),
         ("line\r\nbreaks\tand <|im_end|> markers", "line breaks and markers"),
     ],
 )
@@ -122,11 +124,20 @@ def test_opening_joins_and_sentences_are_limited() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "  \n", "...", "I'm sorry, but I can't help with that.", "I cannot comply", "As an AI model"],
+    [
+        *("", "  \n", "...", "I'm sorry, but I can't help with that.", "I cannot comply", "As an AI model"),
+        *("I\u2019m sorry, but I can\u2019t assist with that.", "<think>Hm.</think>\n\nI\u2019m unable to."),
+        *("<think>They like drama, I think.</think>", "<think>The user wants a profile. Let me"),
+    ],
 )
 def test_no_answer_is_no_profile(answer: str) -> None:
     with pytest.raises(UnusableAnswerError):
         parse_answer("", answer, sentences=None, cut_off=False)
+
+
+def test_a_thought_that_was_cut_off_says_what_to_do() -> None:
+    with pytest.raises(UnusableAnswerError, match=r"thinking without an end.*max_new_tokens"):
+        parse_answer("", "<think>The user wants a profile", sentences=4, cut_off=True)
 
 
 def test_unknown_kind_and_domain_are_named() -> None:
