@@ -10,6 +10,7 @@ from profiles.facts import Facts, Statistician
 from profiles.history import UserHistory
 from profiles.items import Catalogue
 from profiles.llm import BACKENDS, Backend, Reply, Request
+from profiles.llm.base import write_and_keep
 from profiles.parse import UnusableAnswerError, parse_answer
 from profiles.progress import Progress, tracked
 from profiles.prompts import Prompt, domain_for, load_domain, load_prompt
@@ -197,13 +198,15 @@ def _round(
     messages = {m.digest: m for talk in talks for m in talk.waiting}
     answers: dict[str, Call | str] = dict(store.calls(writer, messages)) if author.prompt.needs_llm else {}
     outcome.reused += len(answers)
+    author.backend.proven |= bool(answers)
     if len(answers) == len(messages):
         return answers
     requests = [Request(key, message) for key, message in messages.items()]
     batches = author.backend.plan(requests)
     missing = [batch for batch in batches if any(r.key not in answers for r in batch)]
     done = len(requests) - sum(map(len, missing))
-    for replies in author.backend.write(missing):
+
+    def keep(replies: list[Reply]) -> None:
         fresh = []
         for reply in replies:
             call = _accept(author, messages[reply.key], reply, price)
@@ -213,12 +216,20 @@ def _round(
         if author.prompt.needs_llm:
             store.add_calls(writer, fresh)
         outcome.answered += len(fresh)
+        author.backend.proven |= bool(fresh)
+
+    def tell(replies: list[Reply]) -> None:
+        nonlocal done
         done += len(replies)
         progress(done / len(requests))
+
+    write_and_keep(author.backend, missing, keep, tell)
     return answers
 
 
 def _accept(author: Author, message: Message, reply: Reply, price: Price) -> Call | str:
+    # An answer of no use is billed as well.
+    cost = price(reply.prompt_tokens, reply.completion_tokens)
     if reply.error:
         return reply.error
     kind = author.prompt.kind
@@ -235,7 +246,6 @@ def _accept(author: Author, message: Message, reply: Reply, price: Price) -> Cal
         )
     except UnusableAnswerError as error:
         return str(error)
-    cost = price(reply.prompt_tokens, reply.completion_tokens)
     return Call(
         message.digest,
         text,

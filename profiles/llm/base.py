@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from profiles.prompts.kind import Message
 from profiles.spec import Decoding, WriterSpec
+
+# How a call ends that the model, or the endpoint, will not answer however often it is asked.
+REFUSAL, REFUSED = "refusal", "refused"
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Reply:
     seconds : float
         Wall time of this call; calls of one batch share the time of the batch.
     finish_reason : str
-        ``"stop"``, ``"length"``, or what the endpoint said.
+        ``"stop"``, ``"length"``, ``"error"``, ``REFUSAL``, ``REFUSED``, or what the endpoint said.
     error : str or None
         Why there is no text; the call may be tried again later.
     complete : bool
@@ -61,7 +66,11 @@ class Backend(ABC):
     ----------
     model, revision : str
         What the store keys answers by; equal values mean equal weights.
+    proven : bool
+        It has answered calls before: a refusal is then a matter of one call.
     """
+
+    proven: bool = False
 
     model: str
     revision: str
@@ -83,6 +92,16 @@ class Backend(ABC):
     def write(self, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """Answer batches, in any order; each yield is one commit to the store."""
 
+    def rest(self, groups: Iterator[list[Reply]]) -> Iterator[list[Reply]]:
+        """What is answered, or about to be, when a job stops early; nothing new is begun.
+
+        Parameters
+        ----------
+        groups : iterator
+            As ``write`` made it.
+        """
+        return iter(())
+
     @abstractmethod
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text by the model's own tokenizer (an estimate where there is none)."""
@@ -90,3 +109,29 @@ class Backend(ABC):
     def count_prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Tokens that each call sends, chat markers included where known."""
         return self.count_tokens(["\n".join((m.system, m.user, m.opening)) for m in messages])
+
+
+def write_and_keep(
+    backend: Backend,
+    batches: Iterable[Sequence[Request]],
+    keep: Callable[[list[Reply]], None],
+    tell: Callable[[list[Reply]], None],
+) -> None:
+    """Hand every group of replies to ``keep`` and then to ``tell``.
+
+    Answers are paid for: when either fails or is interrupted, those that are here, or on their way, are kept
+    before the error goes on.
+    """
+    groups = backend.write(batches)
+    unkept: list[Reply] = []
+    try:
+        for replies in groups:
+            unkept = replies
+            keep(replies)
+            unkept = []
+            tell(replies)
+    except BaseException:
+        with suppress(Exception):
+            for replies in chain([unkept], backend.rest(groups)):
+                keep(replies)
+        raise

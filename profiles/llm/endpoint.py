@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import queue
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from profiles.llm.base import Reply, Request
+from profiles.llm.base import REFUSAL, REFUSED, Reply
 from profiles.llm.limits import MinuteLimit
 from profiles.progress import Progress
 from profiles.prompts.kind import Message
@@ -21,7 +19,8 @@ from recbole_kd.errors import SpecError, StoreError
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 MAX_BACKOFF = 60.0
-GIVE_UP_AFTER = 20
+# A filter on contents, a history that is too long: true of one call, not of the endpoint.
+ONE_CALL = (400, 413, 422)
 
 
 class TransientError(Exception):
@@ -30,6 +29,10 @@ class TransientError(Exception):
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class RefusedError(Exception):
+    """The endpoint will not take this call, now or later."""
 
 
 class Endpoint:
@@ -69,10 +72,29 @@ class Endpoint:
         self._requests = MinuteLimit(spec.requests_per_minute)
         self._tokens = MinuteLimit(spec.tokens_per_minute)
         self._slots = asyncio.Semaphore(spec.concurrency)
+        self._sent: set[asyncio.Task[Any] | None] = set()
+        self._finishing = False
 
     async def close(self) -> None:
         """Close connections."""
         await self._client.close()
+
+    async def finish(self, running: set[asyncio.Task[T]]) -> set[asyncio.Task[T]]:
+        """Let calls that are on their way come to an end, drop those that wait; nothing is tried again."""
+        self._finishing = True
+        for task in running:
+            if task not in self._sent:
+                task.cancel()
+        if running:
+            await asyncio.wait(running)
+        return {task for task in running if not task.cancelled()}
+
+    def blame(self, reason: object) -> SpecError:
+        """The error that stops a job whose calls are refused."""
+        return SpecError(
+            f"endpoint refused the call with {reason}; check writer.model, api.base_url and the key in "
+            f"{self.spec.key_variable}"
+        )
 
     def redact(self, text: object, most: int = 300) -> str:
         """One line of at most ``most`` characters without the key."""
@@ -92,8 +114,9 @@ class Endpoint:
 
         try:
             return await self._patiently(once, tokens)
-        except TransientError as error:
-            return Reply(key, "", 0, 0, time.perf_counter() - started, "error", error=self.redact(error))
+        except (TransientError, RefusedError) as error:
+            end = REFUSED if isinstance(error, RefusedError) else "error"
+            return Reply(key, "", 0, 0, time.perf_counter() - started, end, error=self.redact(error))
 
     async def embed(self, texts: list[str], model: str, dimension: int | None) -> list[list[float]]:
         """Embed texts, in order."""
@@ -110,16 +133,18 @@ class Endpoint:
 
         try:
             return await self._patiently(once, sum(map(len, texts)) // 4)
+        except RefusedError as error:
+            raise self.blame(error) from None
         except TransientError as error:
             raise StoreError(
                 f"embeddings endpoint gave no answer ({self.redact(error)}); run the command again"
             ) from None  # what the endpoint echoed stays out of the traceback
 
     async def _patiently(self, once: Callable[[], Awaitable[T]], tokens: int) -> T:
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+        from tenacity import AsyncRetrying, retry_if_exception_type
 
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(self.spec.attempts),
+            stop=lambda state: self._finishing or state.attempt_number >= self.spec.attempts,
             wait=self._pause,
             retry=retry_if_exception_type(TransientError),
             reraise=True,
@@ -128,7 +153,12 @@ class Endpoint:
                 await self._requests.take()
                 await self._tokens.take(tokens)
                 async with self._slots:
-                    return await self._sorted_errors(once)
+                    task = asyncio.current_task()
+                    self._sent.add(task)
+                    try:
+                        return await self._sorted_errors(once)
+                    finally:
+                        self._sent.discard(task)
         raise AssertionError("tenacity re-raises")
 
     def _pause(self, state: Any) -> float:
@@ -143,7 +173,7 @@ class Endpoint:
         return float(wait)
 
     async def _sorted_errors(self, once: Callable[[], Awaitable[T]]) -> T:
-        """Tell what may pass (try again) from what will not (stop the job)."""
+        """Tell what may pass (try again) from what will not: of this call, or of any (stop the job)."""
         import openai
 
         try:
@@ -156,10 +186,10 @@ class Endpoint:
             status = error.status_code
             if status in (408, 409, 425, 429) or status >= 500:
                 raise TransientError(f"status {status}", _retry_after(error.response.headers)) from error
-            raise SpecError(
-                f"endpoint refused the call with status {status} ({self.redact(_reason(error), 160)}); check "
-                f"writer.model, api.base_url and the key in {self.spec.key_variable}"
-            ) from None
+            reason = f"status {status} ({self.redact(_reason(error), 160)})"
+            if status in ONE_CALL:
+                raise RefusedError(reason) from None
+            raise self.blame(reason) from None
         except (
             openai.APIResponseValidationError,
             ValueError,
@@ -202,60 +232,14 @@ def read_answer(key: str, message: Message, answer: Any, seconds: float, tokens:
     if not choices:
         raise TransientError("answer without choices")
     text = choices[0].message.content or ""
-    if getattr(choices[0].message, "refusal", None) and not text:
-        return Reply(key, "", 0, 0, seconds, "refusal", error="refusal")
     usage = getattr(answer, "usage", None)
     prompt = int(getattr(usage, "prompt_tokens", 0) or tokens)
     completion = int(getattr(usage, "completion_tokens", 0) or len(text) // 4)
+    if getattr(choices[0].message, "refusal", None) and not text:
+        return Reply(key, "", prompt, completion, seconds, REFUSAL, error="refusal")
     return Reply(
         key, text, prompt, completion, seconds, str(choices[0].finish_reason or "stop"), complete=True
     )
-
-
-def answer_all(
-    spec: ApiSpec, requests: Sequence[Request], model: str, decoding: Decoding, tokens: Sequence[int]
-) -> Iterator[list[Reply]]:
-    """Answer requests concurrently; yield replies in small groups as they come.
-
-    Raises
-    ------
-    SpecError
-        The endpoint refused a call for good.
-    StoreError
-        ``GIVE_UP_AFTER`` calls in a row failed after all their attempts.
-    """
-
-    async def replies() -> AsyncIterator[Reply]:
-        endpoint = Endpoint(spec)
-        waiting = iter(zip(requests, tokens, strict=True))
-        running: set[asyncio.Task[Reply]] = set()
-        failures = 0
-        try:
-            while True:
-                # Twice the slots: the next calls stand ready, and 1e6 requests make no 1e6 tasks.
-                while len(running) < 2 * spec.concurrency and (item := next(waiting, None)):
-                    request, count = item
-                    call = endpoint.chat(request.key, request.message, model, decoding, count)
-                    running.add(asyncio.create_task(call))
-                if not running:
-                    return
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    reply = task.result()
-                    failures = failures + 1 if reply.error and reply.finish_reason == "error" else 0
-                    yield reply
-                if failures >= GIVE_UP_AFTER:
-                    raise StoreError(
-                        f"endpoint failed {failures} calls in a row; what was answered is stored, run the "
-                        "same command again when it is back"
-                    )
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await endpoint.close()
-
-    yield from _grouped(replies)
 
 
 def embed(
@@ -286,51 +270,6 @@ def embed(
         return [vector for part in parts for vector in part]
 
     return asyncio.run(everything())
-
-
-def _grouped(replies: Callable[[], AsyncIterator[Reply]], most: int = 32) -> Iterator[list[Reply]]:
-    """Run an asynchronous iterator in a thread; yield what has come since the last look."""
-    box: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()
-    stop = threading.Event()
-
-    async def pump() -> None:
-        stream = replies()
-        try:
-            async for reply in stream:
-                box.put(reply)
-                if stop.is_set():
-                    break
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
-
-    def run() -> None:
-        try:
-            asyncio.run(pump())
-            box.put(None)
-        except BaseException as error:
-            box.put(error)
-
-    thread = threading.Thread(target=run, name="endpoint", daemon=True)
-    thread.start()
-    try:
-        ended: BaseException | bool | None = False
-        while ended is False:
-            group: list[Reply] = []
-            item = box.get()
-            while isinstance(item, Reply) and len(group) < most - 1 and not box.empty():
-                group.append(item)
-                item = box.get()
-            if isinstance(item, Reply):
-                group.append(item)
-            else:
-                ended = item
-            if group:
-                yield group
-        if isinstance(ended, BaseException):
-            raise ended
-    finally:
-        stop.set()
-        thread.join(timeout=5)
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class OpenAIBackend(Backend):
         self.api: ApiSpec = spec.api
         self.model, self.revision = spec.model, spec.revision or "-"
         self._tokenizer: Any = None
+        self._stop = threading.Event()
 
     def plan(self, requests: Sequence[Request]) -> list[list[Request]]:
         """One call each: a resumed job buys nothing twice."""
@@ -35,13 +37,19 @@ class OpenAIBackend(Backend):
 
     def write(self, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """Answer all calls concurrently."""
-        from profiles.llm.endpoint import answer_all
+        from profiles.llm.crowd import answer_all
 
         requests = [request for batch in batches for request in batch]
         tokens = [
             n + self.decoding.max_new_tokens for n in self.count_prompt_tokens([r.message for r in requests])
         ]
-        yield from answer_all(self.api, requests, self.model, self.decoding, tokens)
+        self._stop = threading.Event()
+        yield from answer_all(self.api, requests, self.model, self.decoding, tokens, self._stop, self.proven)
+
+    def rest(self, groups: Iterator[list[Reply]]) -> Iterator[list[Reply]]:
+        """Begin no call any more; those on their way are awaited."""
+        self._stop.set()
+        return groups
 
     @property
     def counts_exactly(self) -> bool:

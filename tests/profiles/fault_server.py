@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         prompt = body["messages"][-1]["content"]
         fault = self.server.fault(prompt)
-        if fault in ("429", "500", "401", "400"):
+        if fault in ("429", "500", "401", "400", "413", "422"):
             headers = {"Retry-After": "0"} if fault == "429" else {}
             auth = self.headers.get("Authorization", "")
             self._send(int(fault), {"error": {"message": f"fault {fault} for {auth}"}}, headers)
@@ -102,12 +102,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "no-choices":
             self._send(200, {"id": "x", "object": "chat.completion", "choices": []})
         else:
-            if fault == "slow":
-                time.sleep(1.5)
+            time.sleep({"slow": 1.5, "late": 0.3}.get(fault or "", 0))
             text = {"empty": "", "refusal": "I'm sorry, I can't help with that."}.get(
                 fault or "", f"Likes films. {len(prompt)}"
             )
-            self._send(200, completion(text))
+            whole = completion(text)
+            if fault == "refusal-field":
+                whole["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "No."}
+            self._send(200, whole)
 
     def _send(
         self, status: int, content: object, headers: dict[str, str] | None = None, raw: bytes | None = None

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("openai")
 
 from profiles.history import train_histories
+from profiles.job import Budget
+from profiles.llm import crowd
 from profiles.llm import endpoint as endpoint_module
 from profiles.llm.endpoint import embed
 from profiles.llm.limits import MinuteLimit
 from profiles.llm.openai_api import OpenAIBackend
+from profiles.prompts.kind import Message
 from profiles.spec import ApiSpec, WriterSpec
 from profiles.store import Store
+from profiles.strategies import STRATEGIES
 from profiles.write import Author, Outcome, write_profiles
 from recbole_kd.data.types import Split
 from recbole_kd.errors import SpecError, StoreError
@@ -196,6 +202,94 @@ def test_the_traceback_of_embeddings_has_no_key() -> None:
     assert "Bearer" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("fault", ["400", "413", "422"])
+def test_a_call_that_is_refused_for_good_costs_one_user_only(
+    fault: str, split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    # Refusals come at once and answers late, as from a model: the refused calls are the first to end.
+    with serve({'"Heat"': [fault] * 9, "": ["late"] * 9}) as server:
+        made = author(server, template, texts, split, concurrency=8)
+        outcome = write(made, split, tmp_path / "s.sqlite")
+        hit = set(outcome.failed)
+        assert hit
+        assert all(f"status {fault}" in why and KEY not in why for why in outcome.failed.values())
+        assert len(outcome.profiles) == 8 - len(hit)
+        assert max(server.attempts.values()) == 1
+        # Alone with the refused calls, a later run knows that the endpoint answers others.
+        again = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        assert (set(again.failed), again.reused, again.answered) == (hit, 8 - len(hit), 0)
+
+
+def test_a_job_that_is_stopped_keeps_what_is_answered(
+    split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    with serve({'"Heat"': ["401"], "": ["late"] * 9}) as server:
+        made = author(server, template, texts, split, concurrency=8)
+        with pytest.raises(SpecError, match="status 401"):
+            write(made, split, tmp_path / "s.sqlite")
+        again = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        assert again.failed == {}
+        assert again.reused > 0
+        assert max(n for prompt, n in server.attempts.items() if '"Heat"' not in prompt) == 1
+
+
+def test_a_spent_budget_keeps_what_is_on_its_way(
+    split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    def worth(prompt: int, completion: int) -> float:
+        return 1.0
+
+    with serve({'"Heat"': ["late"], '"Psycho"': ["late"]}) as server, Store(tmp_path / "s.sqlite") as store:
+        made = author(server, template, texts, split, concurrency=8)
+        budget = Budget(0.5, worth)
+        with pytest.raises(StoreError, match="budget of"):
+            write_profiles(made, train_histories(split), store, "tiny", budget, budget.price)
+        assert store.spent() == budget.spent == sum(server.attempts.values()) > 1
+
+
+def test_an_interrupted_wait_keeps_what_is_on_its_way(
+    split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, looks = crowd._take, []
+
+    def take(*given: Any) -> Any:
+        looks.append(1)
+        if len(looks) == 1:
+            while not server.running:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(crowd, "_take", take)
+    with serve({"": ["late"] * 9}) as server, Store(tmp_path / "s.sqlite") as store:
+        made = author(server, template, texts, split, concurrency=2)
+        with pytest.raises(KeyboardInterrupt):
+            write_profiles(made, train_histories(split), store, "tiny")
+        asked = sum(server.attempts.values())
+        assert 0 < asked < 8
+        assert len(store.calls(made.writer, [m.digest for m in _messages(made, split)])) == asked
+
+
+def _messages(made: Author, split: Split) -> list[Message]:
+    return [m for h in train_histories(split) for m in next(STRATEGIES["recent"](made.job(h)))]
+
+
+@pytest.mark.parametrize("fault", ["empty", "refusal", "refusal-field"])
+def test_answers_of_no_use_are_on_the_bill(
+    fault: str, split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    tokens: list[tuple[int, int]] = []
+
+    def price(prompt: int, completion: int) -> None:
+        tokens.append((prompt, completion))
+
+    with serve({"": [fault] * 9}) as server, Store(tmp_path / "s.sqlite") as store:
+        made = author(server, template, texts, split)
+        outcome = write_profiles(made, train_histories(split), store, "tiny", price=price)
+    assert len(outcome.failed) == 8
+    assert tokens == [(11, 7)] * 8
+
+
 def test_no_key_in_the_store(
     split: Split, texts: dict, template: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,7 +308,7 @@ def test_no_key_in_the_store(
 def test_a_dead_endpoint_is_given_up(
     split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_module, "GIVE_UP_AFTER", 3)
+    monkeypatch.setattr(crowd, "GIVE_UP_AFTER", 3)
     with serve({"": ["500"] * 99}) as server:
         made = author(server, template, texts, split, attempts=2, concurrency=1)
         with pytest.raises(StoreError, match="failed 3 calls in a row"):

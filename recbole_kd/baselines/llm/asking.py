@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from profiles.llm.base import Backend, Reply, Request
+from profiles.llm.base import REFUSAL, REFUSED, Backend, Reply, Request, write_and_keep
 from profiles.prices import price_function
 from profiles.prompts.kind import Message
 from profiles.spec import WriterSpec
@@ -51,18 +51,26 @@ def ask(context: Context, messages: Sequence[Message], prompt: str) -> dict[str,
     with Store(context.store) as store:
         writer = writer_of(backend, llm, prompt)
         answers = store.calls(writer, wanted)
+        backend.proven |= bool(answers)
         if len(answers) < len(wanted):
             batches = backend.plan(requests)
             missing = [batch for batch in batches if any(r.key not in answers for r in batch)]
             total, done = len(requests), len(requests) - sum(map(len, missing))
-            for replies in backend.write(missing):
+
+            def keep(replies: list[Reply]) -> None:
+                nonlocal failed, answers
                 fresh = [r for r in replies if r.key not in answers]
                 failed |= {r.key: str(r.error) for r in fresh if _unanswered(r)}
                 calls = [_call(wanted[r.key], r, price, free) for r in fresh if not _unanswered(r)]
                 store.add_calls(writer, calls)
                 answers |= {call.message: call for call in calls}
+
+            def tell(replies: list[Reply]) -> None:
+                nonlocal done
                 done += len(replies)
                 context.progress(done, total)
+
+            write_and_keep(backend, missing, keep, tell)
     if failed:
         raise StoreError(
             f"{len(failed)} of {len(wanted)} calls to {backend.model} had no answer "
@@ -73,7 +81,7 @@ def ask(context: Context, messages: Sequence[Message], prompt: str) -> dict[str,
 
 def _unanswered(reply: Reply) -> bool:
     """A refusal is an answer, of no use; a call that failed is none."""
-    return reply.error is not None and reply.finish_reason != "refusal"
+    return reply.error is not None and reply.finish_reason not in (REFUSAL, REFUSED)
 
 
 def _call(message: Message, reply: Reply, price: Price, free: bool) -> Call:
