@@ -19,6 +19,19 @@ from profiles.write import Outcome
 from recbole_kd.errors import LeakageError, StoreError
 
 
+def _existing(folder: Path) -> Store:
+    """The store of a command that only reads: a misspelt folder must not become an empty store.
+
+    Raises
+    ------
+    StoreError
+        There is none.
+    """
+    if not (folder / STORE).is_file():
+        raise StoreError(f"{folder / STORE}: no such store; name its folder with --folder")
+    return Store(folder / STORE)
+
+
 def _table_of(prices: Path | None) -> PriceTable:
     return load_prices(prices) if prices else load_prices()
 
@@ -173,7 +186,7 @@ def _scale_row(row: dict[str, Any]) -> dict[str, Any]:
 def show(user: str, folder: Path, dataset: str | None) -> None:
     """Print a user's profiles."""
     where: dict[str, Any] = {"user": user} | ({"dataset": dataset} if dataset else {})
-    with Store(folder / STORE) as store:
+    with _existing(folder) as store:
         found = store.profiles(**where)
     if not found:
         raise StoreError(
@@ -195,7 +208,7 @@ def show(user: str, folder: Path, dataset: str | None) -> None:
 
 def stats(folder: Path, as_json: bool) -> None:
     """Print the store's contents."""
-    with Store(folder / STORE) as store:
+    with _existing(folder) as store:
         rows = store.summary()
     if as_json:
         out.print(json.dumps(rows))
@@ -208,7 +221,7 @@ def verify(dataset: str, folder: Path, quiet: bool) -> None:
     """Check soundness and leakage."""
     job = ProfileJob.of(dataset, "template", folder)
     guard = LeakageGuard(job.split)
-    with Store(folder / STORE) as store, bars(quiet) as begin:
+    with _existing(folder) as store, bars(quiet) as begin:
         problems = store.check()
         found = store.profiles(dataset=job.split.dataset.name, progress=begin("profiles read"))
         checked = tracked(found, begin("histories checked"), len(found))
@@ -246,7 +259,7 @@ def export(
 
     given = {"dataset": dataset, "model": model, "prompt": prompt}
     where: dict[str, Any] = {name: value for name, value in given.items() if value}
-    with Store(folder / STORE) as store, bars(quiet) as begin:
+    with _existing(folder) as store, bars(quiet) as begin:
         found = store.profiles(progress=begin("profiles read"), **where)
         number = export_profiles(found, to, {}, begin("profiles written"))
     out.print(f"{number} profiles")

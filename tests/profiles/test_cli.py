@@ -88,6 +88,8 @@ def test_build_show_stats_verify_export_import(dataset: str, tmp_path: Path) -> 
     shown = flat(run("show", "u7", "--folder", store))
     assert "from 3 interactions" in shown
     assert "They mainly watch drama" in shown
+    with pytest.raises(StoreError, match="no profile of user 'u99'"):
+        run("show", "u99", "--folder", store)
     assert json.loads(run("stats", "--folder", store, "--json"))[0]["users"] == 8
     assert "8 profiles" in run("verify", dataset, "--folder", store)
     run("export", tmp_path / "p.parquet", "--folder", store, "--dataset", "tiny")
@@ -316,7 +318,7 @@ def test_batch_commands_and_study_commands(dataset: str, tmp_path: Path) -> None
         (("build", "DATA", "tmplate"), "did you mean 'template'"),
         (("build", "DATA", "template", "--set", "encoder.pooling=men"), "encoder.pooling"),
         (("encode", "DATA", "openai"), "8 of 8 users have no text"),
-        (("show", "u99"), "no profile of user 'u99'"),
+        (("show", "u99"), "no such store"),
         (("corrupt", "DATA", "template", "--kind", "swap", "--rate", "0.5"), "unknown corruption 'swap'"),
         (("corrupt", "DATA", "template", "--kind", "noise", "--rate", "7"), "corruption: rate"),
         (("import", "DATA"), "not a file of exported profiles"),
@@ -333,3 +335,12 @@ def test_mistakes_are_one_line_with_a_mend(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("command", ["show u7", "stats", "export OUT", "verify DATASET"])
+def test_a_command_that_only_reads_makes_no_store(command: str, dataset: str, tmp_path: Path) -> None:
+    words = {"OUT": str(tmp_path / "p.parquet"), "DATASET": dataset}
+    folder = tmp_path / "misspelt"
+    with pytest.raises(StoreError, match="no such store; name its folder"):
+        run(*(words.get(word, word) for word in command.split()), "--folder", folder)
+    assert not folder.exists()
