@@ -7,46 +7,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.errors import SpecError
 from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
 from recbole_kd.models.head import DistillationHead
 from recbole_kd.models.side import SideInputs
 from recbole_kd.objectives.weighting import same_direction
-from recbole_kd.training.execution import ExecutionSpec
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import SampledSoftmaxSpec, StudentSpec, SystemSpec
+from tests.baselines.test_trained import HPARAMS as BASELINES
 from tests.students import BACKBONES, MAX_LEN, SYSTEM_PARAMS, distill_spec, student_spec, tiny_split
-
-PLAIN = {
-    "resident_steps": 0,
-    "autocast": "float32",
-    "tf32": False,
-    "compile": False,
-    "cuda_graphs": False,
-    "deterministic": False,
-    "eval_memory_mb": 64,
-    "checkpoint_seconds": 0,
-}
-BASELINES = {
-    "NARM": {
-        "embedding_size": 8,
-        "hidden_size": 12,
-        "n_layers": 1,
-        "dropout_probs": [0.2, 0.3],
-        "loss_type": "CE",
-    },
-    "Caser": {
-        "embedding_size": 8,
-        "window": 5,
-        "dropout_prob": 0.2,
-        "reg_weight": 1e-3,
-        "nv": 2,
-        "nh": 3,
-        "loss_type": "CE",
-    },
-}
+from tests.training.test_execution import execution, profiles
 
 
 def side():
@@ -54,11 +25,6 @@ def side():
     texts, users = torch.randn(30, 20, generator=rng), torch.randn(41, 9, generator=rng)
     texts[0] = users[0] = 0
     return SideInputs(41, texts, users)
-
-
-def profiles():
-    vectors = np.random.default_rng(0).standard_normal((41, 1, 6)).astype(np.float32)
-    return ProfileTable(vectors, np.arange(41)[:, None] % 3 > 0, {}, 0.6, "p", verified=False)
 
 
 def spec_of(backbone, name, distill=None, **train):
@@ -75,7 +41,7 @@ def trained(spec: StudentSpec, table=None, **changes):
         device="cpu",
         max_item_list_length=MAX_LEN,
         side=side(),
-        execution=ExecutionSpec(**{**PLAIN, **changes}),
+        execution=execution(**changes),
     )
 
 
@@ -101,7 +67,7 @@ def test_systems_train_under_autocast(backbone, name, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", sorted(BASELINES))
+@pytest.mark.parametrize("name", ["Caser", "NARM"])
 def test_trained_baselines_train_under_autocast(name, precision):
     def loss(precision, autocast):
         spec = student_spec("SASRec", epochs=1, softmax_precision=precision)
@@ -204,7 +170,7 @@ def test_experts_cool_down_over_the_epochs_that_distil(schedule, last):
             device="cpu",
             max_item_list_length=MAX_LEN,
             on_epoch=note,
-            execution=ExecutionSpec(**PLAIN),
+            execution=execution(),
         )
     assert seen[0] == pytest.approx(1.0)
     assert seen[last - 1] == pytest.approx(0.01)
