@@ -51,6 +51,7 @@ def encode(model: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None) -> 
     list of n_layers tensors [B, L, H], outputs of block 1, 2, ...
     """
     outputs = []
+    mask = _for_training(mask, dropout, model)
     for layer in model.trm_encoder.layer:
         x = _block(layer, x, mask, dropout, model)
         outputs.append(x)
@@ -74,6 +75,7 @@ def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDrop
     float [T, H], in row-major order of ``at``
     """
     *below, top = model.trm_encoder.layer
+    mask = _for_training(mask, dropout, model)
     for layer in below:
         x = _block(layer, x, mask, dropout, model)
     width = int(at.sum(1).max())
@@ -154,17 +156,34 @@ def _attend(attention: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None
     projections = (attention.query, attention.key, attention.value)
     weight = torch.cat([m.weight for m in projections])
     bias = torch.cat([m.bias for m in projections])
-    qkv = F.linear(x, weight, bias).view(b, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-    context = _context(qkv[0], qkv[1], qkv[2], mask, dropout, p)
+    # Unbound and not indexed: the gradients of three indices are three tensors of the size of all of it.
+    qkv = F.linear(x, weight, bias).view(b, length, 3, heads, size).unbind(2)
+    query, key, value = (part.transpose(1, 2) for part in qkv)
+    context = _context(query, key, value, mask, dropout, p)
     return context.transpose(1, 2).reshape(b, length, h)
+
+
+def _for_training(mask: Tensor, dropout: ByteDropout | None, model: Any) -> Tensor:
+    """What is added to the scores, once for all layers, where :func:`_context` computes them itself."""
+    if not _own_attention(dropout, model.attn_dropout_prob):
+        return mask
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+def _own_attention(dropout: ByteDropout | None, p: float) -> bool:
+    """Whether attention weights are needed for our dropout."""
+    return dropout is not None and p > 0
 
 
 def _context(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: ByteDropout | None, p: float
 ) -> Tensor:
-    """Attention of queries [B, h, Q, d] over keys and values [B, h, L, d], [B, h, Q, d]."""
-    if dropout is None or p <= 0:
+    """Attention of queries [B, h, Q, d] over keys and values [B, h, L, d], [B, h, Q, d].
+
+    ``mask`` is that of :func:`_for_training`: bool, or float with -inf where nothing is seen.
+    """
+    if dropout is None or not _own_attention(dropout, p):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    scores = (query @ key.transpose(-1, -2)) * (1.0 / math.sqrt(query.shape[-1]))
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    scores = query @ key.transpose(-1, -2)
+    weights = torch.add(mask, scores, alpha=1.0 / math.sqrt(query.shape[-1])).softmax(-1)
     return dropout(weights, p) @ value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +53,11 @@ def test_masks_are_drawn_outside_of_a_compiled_graph():
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(3):
             assert torch.equal(quick(x), plain(x, 0.5) * 2)
+
+
+def test_quick_bytes_are_those_of_the_generator():
+    """Whatever the size: an odd one leaves half a number behind, which the next draw begins with."""
+    dropout, plain = ByteDropout(7), np.random.Generator(np.random.SFC64(7))
+    for n in (64, 800, 12, 64, 5, 8):
+        expected = np.frombuffer(plain.bytes(n), np.uint8) >= 77
+        assert torch.equal(dropout.keep(torch.Size((n,)), 77 / 256)[0], torch.from_numpy(expected))
