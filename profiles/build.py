@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.content import content_of, weights_of
 from profiles.history import LeakageGuard, UserHistory, train_histories
 from profiles.progress import Progress
 from profiles.refresh import RefreshLog
@@ -259,17 +260,12 @@ def _placebo(spec: TeacherSpec, base: Path) -> Any:
 
 
 def _content(spec: TeacherSpec) -> dict[str, Any]:
-    """The spec without names and without what changes speed only."""
+    """The spec without names and what changes speed only, with the weights of the user's own models."""
     content = spec.canonical()
+    weights = weights_of(content)
     for label in ("name", "description", "trust_unverified"):
         content.pop(label)
-    for part, speed in (
-        ("writer", ("batch_size", "device", "api")),
-        ("encoder", ("batch_size", "device", "api")),
-    ):
-        for key in speed:
-            content[part].pop(key, None)
-    return content
+    return content | {part: content_of(content[part]) for part in ("writer", "encoder")} | weights
 
 
 __all__ = ["build_teacher", "label_of", "make_author", "teacher_digest", "write_texts"]

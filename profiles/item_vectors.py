@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from profiles.content import content_of, weights_of
 from profiles.encode import encode_texts, encoder_identity
 from profiles.items import Item, described_items
 from profiles.progress import Progress
@@ -20,7 +21,6 @@ from recbole_kd.strict import Strict, digest
 
 # Raised when the same spec and texts would give other vectors.
 FORMAT = 1
-_SPEED = ("batch_size", "device", "api")
 
 
 class ItemVectorSpec(Strict):
@@ -108,10 +108,8 @@ def build_item_vectors(
     if word_drop is not None:
         sentences = [without_words(text, *word_drop) for text in sentences]
     texts_digest = digest(list(zip(tokens, sentences, strict=True)))
-    content = spec.canonical()
-    for name in _SPEED:
-        content["encoder"].pop(name)
-    content = {name: content[name] for name in ("encoder", "reduction")}
+    said = spec.canonical()
+    content = {"encoder": content_of(said["encoder"]), "reduction": said["reduction"], **weights_of(said)}
     key = digest({"format": FORMAT, **content, "texts": texts_digest})
     label = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"items-{spec.encoder.kind}-{spec.reduction.kind}")
     path = Path(cache_dir) / f"{label}-{key}.parquet"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from profiles.content import decoding_digest
 from profiles.facts import Facts, Statistician
 from profiles.history import UserHistory
 from profiles.items import Catalogue
@@ -18,7 +19,6 @@ from profiles.prompts.kind import Message
 from profiles.spec import WriterSpec
 from profiles.store import Call, Profile, Store, Writer
 from profiles.strategies import STRATEGIES, Conversation, Job
-from recbole_kd.strict import digest
 
 Price = Callable[[int, int], float | None]
 
@@ -81,7 +81,7 @@ class Author:
         return Writer(
             model=self.backend.model,
             revision=self.backend.revision,
-            decoding=digest(self.spec.decoding.canonical()) if self.prompt.needs_llm else "-",
+            decoding=decoding_digest(self.spec) if self.prompt.needs_llm else "-",
             prompt=self.prompt.version,
             strategy=_strategy_name(self.spec),
         )

@@ -124,7 +124,7 @@ class Endpoint:
         async def once() -> list[list[float]]:
             options: dict[str, Any] = {"dimensions": dimension} if dimension else {}
             answer = await self._client.embeddings.create(
-                model=model, input=texts, encoding_format="float", **options
+                model=model, input=texts, encoding_format="float", extra_body=self.spec.extra_body, **options
             )
             data = sorted(answer.data or [], key=lambda item: item.index)
             if len(data) != len(texts):

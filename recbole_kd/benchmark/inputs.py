@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from profiles.content import weights_of
 from recbole_kd.benchmark import pretraining, properties, rooms
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import MarkedDict
-from recbole_kd.benchmark.spec import CellSpec, InputsSpec, VariantSpec
+from recbole_kd.benchmark.spec import ITEMS_SOURCE, CellSpec, InputsSpec, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, validated
 from recbole_kd.errors import SpecError
 from recbole_kd.strict import Strict
@@ -92,6 +93,8 @@ def inputs_of(
     result: dict[str, Any] = {}
     if names["items"] is not None:
         result[ITEMS] = item_spec(names["items"], asked_at)
+        if weights := weights_of(result[ITEMS]):
+            result[ITEMS_SOURCE] = weights
     if names["teacher"] is not None:
         found = rooms.teacher(VariantSpec(teacher=names["teacher"], profile=over), domain, asked_at)
         assert found is not None

@@ -12,7 +12,7 @@ from recbole_kd.baselines import PRETRAINED
 from recbole_kd.benchmark import rooms
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
-from recbole_kd.benchmark.spec import CellSpec, corpus_content, teacher_content
+from recbole_kd.benchmark.spec import ITEMS_SOURCE, CellSpec, corpus_content, teacher_content
 from recbole_kd.benchmark.validate import check_keys, validated
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import SpecError, StoreError
@@ -151,6 +151,7 @@ def _key(cell: CellSpec, name: str) -> str:
         "by": name,
         "items": teacher_content(inputs["items"]) if "items" in inputs else None,
         "attributes": inputs.get("attributes"),
+        **({ITEMS_SOURCE: inputs[ITEMS_SOURCE]} if ITEMS_SOURCE in inputs else {}),
     }
     return digest(content)
 

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from profiles.content import weights_of
 from recbole_kd.baselines.llm import RANKERS
 from recbole_kd.baselines.llm.spec import CandidatesSpec, RankerFile, RankerSpec, RetrieverSpec
 from recbole_kd.benchmark import inputs, properties
@@ -70,7 +71,8 @@ def ranker_of(variant: VariantSpec, raw: MarkedDict, domain: str) -> dict[str, A
     except SpecError as error:
         raise SpecError(f"{asked}: ranker '{variant.ranker}': {error}") from error
     spec = RankerSpec(name=file.ranker, params=params, llm=None if llm is None else llm.canonical())
-    return {"spec": plain(spec.canonical()), "source": kind.source(params, domain)}
+    weights = {} if llm is None else weights_of({"writer": llm.canonical()})
+    return {"spec": plain(spec.canonical()), "source": kind.source(params, domain) | weights}
 
 
 def _writer(data: MarkedDict, raw: MarkedDict, name: str) -> WriterSpec | None:

@@ -193,10 +193,12 @@ def teacher_spec(name: str, over: dict[str, Any] | None, asked_at: object = None
 
 
 def _read_by(spec: TeacherSpec, domain: str) -> dict[str, str]:
-    """Version and hash of the prompt in the words of the domain."""
+    """Version and hash of the prompt in the words of the domain, and digests of weights of the user's."""
+    from profiles.content import weights_of
     from profiles.prompts import load_prompt
 
-    return {"prompt": load_prompt(spec.writer.prompt, spec.writer.domain or domain).version}
+    prompt = load_prompt(spec.writer.prompt, spec.writer.domain or domain).version
+    return {"prompt": prompt, **weights_of(spec.canonical())}
 
 
 def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, ProfileTable | TeacherLists]:

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from profiles.content import content_of
 from recbole_kd.baselines.llm.spec import CandidatesSpec
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 
 # Raised when the same cell would give other numbers: every older run then gets another address.
-CELL_FORMAT = 2
+CELL_FORMAT = 3
+ITEMS_SOURCE = "items_source"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
 # Folders of the store itself, below the results.
 _STORE = ("cache", "runs")
@@ -20,8 +22,6 @@ _STORE = ("cache", "runs")
 _DATASET_LABELS = ("name", "source", "path", "synthetic")
 _DATASET_TEXT = ("domain", "text")
 _TEACHER_LABELS = ("name", "description")
-# What makes a teacher's texts and vectors faster, not different.
-_TEACHER_SPEED = ("batch_size", "device", "api")
 
 
 class InputsSpec(Strict):
@@ -225,7 +225,7 @@ def teacher_content(teacher: dict[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in teacher.items() if key not in _TEACHER_LABELS}
     for part in ("writer", "encoder"):
         if part in content:
-            content[part] = {key: value for key, value in content[part].items() if key not in _TEACHER_SPEED}
+            content[part] = content_of(content[part])
     return content
 
 
@@ -234,6 +234,8 @@ def _inputs_content(inputs: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if "items" in inputs:
         content["items"] = teacher_content(inputs["items"])
+        if ITEMS_SOURCE in inputs:
+            content[ITEMS_SOURCE] = inputs[ITEMS_SOURCE]
     if "users" in inputs:
         users = inputs["users"]
         content["users"] = {"spec": teacher_content(users["spec"]), "source": users["source"]}
@@ -261,7 +263,7 @@ def ranker_content(ranker: dict[str, Any]) -> dict[str, Any]:
     """What of a cell's ranker decides its numbers: not what makes its model faster."""
     spec = dict(ranker["spec"])
     if spec["llm"] is not None:
-        spec["llm"] = {key: value for key, value in spec["llm"].items() if key not in _TEACHER_SPEED}
+        spec["llm"] = content_of(spec["llm"])
     return {**ranker, "spec": spec}
 
 

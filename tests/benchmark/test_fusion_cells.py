@@ -71,15 +71,34 @@ def test_a_missing_or_wrong_file_of_confidences_stops_before_any_cell(kd, place)
         build(place / "results", load_experiment(kd(confidence=str(path))).cells)
 
 
-def test_a_run_is_not_reproduced_with_other_confidences(kd, place, monkeypatch):
-    confidence = _confidence(place / "a.csv", 0.5)
-    cell = _kd_cell(kd(confidence=confidence))
+def _as_if_run(cell, place, monkeypatch):
+    """A run directory that says what it was made from and no more."""
     run = place / "run"
     run.mkdir()
     (run / "spec.yaml").write_text(yaml.safe_dump(cell.spec.canonical()))
     manifest = {"cell": cell.cell, "written_as": cell.label.canonical()}
     monkeypatch.setattr(reproduce.rundir, "read_manifest", lambda run: manifest)
     monkeypatch.setattr(reproduce.rundir, "fault", lambda run, cell: None)
+    return run
+
+
+def test_a_run_is_not_reproduced_with_other_weights(place, write_experiment, monkeypatch):
+    weights = place / "encoder"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"old")
+    kd = {"teacher": "template", "profile": {"encoder": {"model": str(weights)}}}
+    cell = _kd_cell(write_experiment("weights", {"variants": {"plain": {}, "kd": kd}}))
+    run = _as_if_run(cell, place, monkeypatch)
+    assert reproduce.load_cell(run)[0].cell == cell.cell
+    (weights / "model.safetensors").write_bytes(b"tuned")
+    with pytest.raises(StoreError, match="the encoder weights are not those that the run was made with"):
+        reproduce.load_cell(run)
+
+
+def test_a_run_is_not_reproduced_with_other_confidences(kd, place, monkeypatch):
+    confidence = _confidence(place / "a.csv", 0.5)
+    cell = _kd_cell(kd(confidence=confidence))
+    run = _as_if_run(cell, place, monkeypatch)
     assert reproduce.load_cell(run)[0].cell == cell.cell
     _confidence(place / "a.csv", 0.7)
     with pytest.raises(StoreError, match="file of confidences is not the one"):

@@ -356,6 +356,45 @@ def test_speed_settings_and_names_of_a_teacher_do_not_change_the_address(write_e
     assert address({"writer": {"decoding": {"max_new_tokens": 7}}}) != address({})
 
 
+def test_what_an_endpoint_is_passed_and_weights_of_a_folder_change_the_address(write_experiment, tmp_path):
+    def address(profile):
+        variants = {"plain": {}, "kd": {"teacher": "openai", "profile": profile}}
+        path = write_experiment("c", {"variants": variants, "seeds": [1], "controls": "none"})
+        return load_experiment(path).cells[1].cell
+
+    api = {"writer": {"api": {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}}}
+    assert address(api) != address({})
+    weights = tmp_path / "encoder"
+    weights.mkdir()
+    found = set()
+    for content in ("old", "tuned"):
+        (weights / "model.safetensors").write_text(content)
+        found.add(address({"encoder": {"model": str(weights)}}))
+    assert len(found) == 2
+
+
+def test_weights_of_a_folder_that_items_are_encoded_with_change_the_address(place, write_experiment):
+    """A system's item vectors have an encoder of their own."""
+    weights = place / "encoder"
+    weights.mkdir()
+    items = plain_items(place, model=str(weights))
+    found = set()
+    for content in ("old", "tuned"):
+        (weights / "model.safetensors").write_text(content)
+        variants = {"plain": {}, "text": {"system": "text-init", "inputs": {"items": items}}}
+        path = write_experiment("c", {"variants": variants, "seeds": [1], "controls": "none"})
+        found.add(load_experiment(path).cells[1].cell)
+    assert len(found) == 2
+
+
+def plain_items(place, **encoder):
+    data = yaml.safe_load((ROOT / "properties" / "items" / "minilm.yaml").read_text())
+    data["encoder"] |= encoder
+    (place / "properties" / "items").mkdir(exist_ok=True)
+    (place / "properties" / "items" / "own.yaml").write_text(yaml.safe_dump(data))
+    return "own"
+
+
 def test_the_experiment_of_the_runner_s_page_resolves(place, monkeypatch, repo_root):
     import re
 

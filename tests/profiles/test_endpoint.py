@@ -350,8 +350,9 @@ def test_requests_carry_decoding_and_opening(
 
 def test_embeddings_come_back_in_order_through_a_fault() -> None:
     with serve({"a": ["500"]}) as server:
-        spec = ApiSpec.model_validate(api(server))
+        spec = ApiSpec.model_validate(api(server, extra_body={"truncate_prompt_tokens": 8}))
         vectors = embed(spec, "m", [["a", "bb"], ["ccc"]], None)
+        assert {body.get("truncate_prompt_tokens") for body in server.bodies} == {8}
     assert vectors == [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
 
 

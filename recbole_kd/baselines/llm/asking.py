@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from profiles.content import decoding_digest
 from profiles.llm.base import REFUSAL, REFUSED, Backend, Reply, Request, write_and_keep
 from profiles.prices import price_function
 from profiles.prompts.kind import Message
@@ -14,7 +15,6 @@ from profiles.store import Call, Store, Writer
 from profiles.write import Price
 from recbole_kd.baselines.llm.base import Context, Usage
 from recbole_kd.errors import SpecError, StoreError
-from recbole_kd.strict import digest
 
 # Weights on this machine have no price per token.
 _FREE = ("local",)
@@ -22,7 +22,7 @@ _FREE = ("local",)
 
 def writer_of(backend: Backend, llm: WriterSpec, prompt: str) -> Writer:
     """The key that answers are kept under: model, weights, decoding. The rest is for the reader."""
-    return Writer(backend.model, backend.revision, digest(llm.decoding.canonical()), prompt, "ranking")
+    return Writer(backend.model, backend.revision, decoding_digest(llm), prompt, "ranking")
 
 
 def ask(context: Context, messages: Sequence[Message], prompt: str) -> dict[str, Call]:
