@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_kd.errors import SpecError
 from recbole_kd.models.batch import Batch
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.dropout import ByteDropout
@@ -92,8 +93,17 @@ def pairwise_loss(state: Tensor, items: Tensor, target: Tensor, rng: np.random.G
     items : float [n_items, E]
     target : int64 [T]
     rng : numpy Generator
+
+    Raises
+    ------
+    SpecError
+        There is no other item.
     """
     n_items = len(items)
+    if n_items < 3:
+        raise SpecError(
+            "a pairwise loss needs two items, one of them as the negative; the catalogue has fewer"
+        )
     drawn = torch.from_numpy(rng.integers(1, n_items - 1, size=len(target))).to(target.device)
     negative = drawn + (drawn >= target).to(drawn.dtype)
     difference = (state * (F.embedding(target, items) - F.embedding(negative, items))).sum(1)

@@ -152,6 +152,7 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
     from recbole_kd.baselines import COMPUTED, GENERATIVE
     from recbole_kd.models.build import build_student
     from recbole_kd.models.side import toy_inputs
+    from recbole_kd.training.attach import check_average
 
     spec = cell.spec.student
     if spec.model in GENERATIVE:
@@ -165,6 +166,7 @@ def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str
     model = build_student(
         spec.model, spec.hparams, n_items=4, max_len=8, seed=0, system=spec.system, side=side
     )
+    check_average(model, spec)
     if spec.distill is not None and (dimension is not None or cell.spec.lists is not None):
         from recbole_kd.training.gradients import get_conflict
         from recbole_kd.training.schedules import make_schedule

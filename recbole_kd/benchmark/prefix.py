@@ -180,8 +180,7 @@ def _settings(spec: StudentSpec, model: Any, seed: int) -> dict[str, Any]:
     from recbole.utils import InputType
 
     train = spec.train
-    if train.weight_average:
-        raise SpecError("train.weight_average: RecBole's own Trainer keeps no averaged weights; set it to 0")
+    train.refuse_average("RecBole's own Trainer")
     train.refuse_course("RecBole's own Trainer")
     settings = {
         **spec.hparams,

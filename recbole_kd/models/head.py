@@ -85,7 +85,7 @@ class DistillationHead(nn.Module):
                 "use prefixes: last, or pooling_masked: true."
             )
         objective = get_objective(spec.objective)
-        self._objective = objective.bind(spec.objective_args)
+        self._objective, self._dilution = objective.bind(spec.objective_args), objective.dilution
         self._all_profiles = objective.kind == "profiles"
         self._hold(vectors, weight)
         teacher_dim = vectors.shape[-1]
@@ -218,7 +218,7 @@ class DistillationHead(nn.Module):
         loss: Tensor = self._objective(*self.compared(state, user), given)
         if self._spec.coverage == "all":
             everybody = float(len(user)) if share is None else share.sum()
-            loss = loss * weight.sum() / everybody
+            loss = loss * (weight.sum() / everybody) ** self._dilution
         return loss
 
     @property

@@ -53,6 +53,9 @@ class Objective:
     setup : mapping
         Parameters, likewise, of what prepares the teacher for a kind (clusters, drawn items): see
         ``recbole_kd/models/teacher_side.py``.
+    dilution : float
+        Users without a profile that are counted as a loss of 0 (``coverage: all``) make a mean over users
+        smaller by the share of the others to this power: 1, or .5 where a root is taken of the mean.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Objective:
     parameters: Mapping[str, Any]
     setup: Mapping[str, Any]
     any_dimension: bool
+    dilution: float
 
     @cached_property
     def args(self) -> type[Strict]:
@@ -97,15 +101,16 @@ def _objective(
     paper: str,
     setup: Mapping[str, Any] | None = None,
     any_dimension: bool = False,
+    dilution: float = 1.0,
     **parameters: Any,
 ) -> tuple[str, Objective]:
-    return name, Objective(name, kind, paper, parameters, setup or {}, any_dimension)
+    return name, Objective(name, kind, paper, parameters, setup or {}, any_dimension, dilution)
 
 
 OBJECTIVES: dict[str, Objective] = dict(
     [
         _objective("mse", "vectors", "Severin et al., ECIR 2026"),
-        _objective("rmse", "vectors", "Severin et al., ECIR 2026"),
+        _objective("rmse", "vectors", "Severin et al., ECIR 2026", dilution=0.5),
         _objective("cosine", "vectors", "Severin et al., ECIR 2026"),
         _objective("huber", "vectors", "Huber, 1964", delta=Positive),
         _objective("infonce", "vectors", "van den Oord et al., 2018", temperature=Positive),

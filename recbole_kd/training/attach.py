@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from recbole_kd.data.profile_table import ProfileTable
 
 
+def check_average(model: Any, spec: StudentSpec) -> None:
+    """Refuse averaged weights for a model that cannot be served with them.
+
+    Raises
+    ------
+    SpecError
+    """
+    if not getattr(model, "averaged", True):
+        spec.train.refuse_average(spec.model)
+
+
 def choose_loss(model: Any, split: Split, spec: StudentSpec, seed: int, device: str) -> None:
     """Give the model the sampled loss that the spec names, with a stream of negatives of its own.
 

@@ -20,7 +20,7 @@ from recbole_kd.models.joint_head import JointHead
 from recbole_kd.models.side import SideInputs
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.allocator import keep_freed_memory
-from recbole_kd.training.attach import attach, choose_loss
+from recbole_kd.training.attach import attach, check_average, choose_loss
 from recbole_kd.training.checkpoint import Checkpoint, Keeper, carried, load_carried
 from recbole_kd.training.diagnostics import Watch
 from recbole_kd.training.distributed import Shards
@@ -229,6 +229,7 @@ class _Training:
             side=asked.side or SideInputs(split.dataset.n_users),
         )
         model.softmax_dtype = resolve_precision(spec.train.softmax_precision, device)
+        check_average(model, spec)
         choose_loss(model, split, spec, seed, device)
         self._n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self._schedule = schedule = attach(model, split, spec, profiles, seed, device)

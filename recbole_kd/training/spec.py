@@ -109,6 +109,19 @@ class TrainSpec(Strict):
                 f"train.keep_from: {self.keep_from:g}, but {trainer} chooses among all epochs; set it to 0"
             )
 
+    def refuse_average(self, trainer: str) -> None:
+        """Raise where a ``trainer`` that keeps no averaged weights is asked to.
+
+        Raises
+        ------
+        SpecError
+        """
+        if self.weight_average:
+            raise SpecError(
+                f"train.weight_average: {self.weight_average:g}, but {trainer} keeps no averaged weights; "
+                "set it to 0"
+            )
+
     def ended_by_itself(self, epochs: int, *, patience_spent: bool) -> bool:
         """Whether a training of ``epochs`` was over: its patience was, or its rate had run its course."""
         return patience_spent or epochs < self.epochs or self.rate_falls

@@ -19,6 +19,7 @@ from recbole_kd.models.batch import SequenceBatches
 from recbole_kd.models.build import build_student
 from recbole_kd.models.side import SideInputs
 from recbole_kd.ranking import rank_targets
+from recbole_kd.training.attach import check_average
 from recbole_kd.training.checkpoint import Checkpoint
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import PretrainSpec, StudentSpec
@@ -383,3 +384,13 @@ def test_it_beats_popularity_where_texts_tell(folder):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     ranks = rank_targets(result.model, split.test, max_len=MAX_LEN, batch_size=64)
     assert per_user(ranks.rank, "NDCG@10").mean() > 1.5 * pop_ndcg(split)
+
+
+def test_averaged_weights_are_refused():
+    """Its item matrix is encoded by the first weights of an epoch, which an average would not be."""
+    trained = student_spec("SASRec").train
+    spec = StudentSpec(model="Recformer", hparams=HPARAMS, train=trained, distill=None)
+    check_average(recformer.Recformer, spec)
+    spec = spec.model_copy(update={"train": trained.model_copy(update={"weight_average": 0.9})})
+    with pytest.raises(SpecError, match=r"train\.weight_average: 0\.9, but Recformer keeps no averaged"):
+        check_average(recformer.Recformer, spec)

@@ -6,6 +6,7 @@ import torch
 
 from recbole_kd.baselines.caser import windows
 from recbole_kd.baselines.trained import pairwise_loss
+from recbole_kd.errors import SpecError
 from recbole_kd.models.build import build_student, student_class
 from recbole_kd.models.mixin import padded_batch
 from recbole_kd.models.side import SideInputs
@@ -129,3 +130,8 @@ def test_training_beats_chance_and_loads_strictly_into_recbole(name):
     plain = student_class(name).__mro__[2]
     assert set(result.state_dict) == set(result.model.state_dict())
     assert plain.__name__ == name
+
+
+def test_a_catalogue_of_one_item_has_no_negative():
+    with pytest.raises(SpecError, match="needs two items, one of them as the negative"):
+        pairwise_loss(torch.ones(1, 2), torch.ones(2, 2), torch.tensor([1]), np.random.default_rng(0))

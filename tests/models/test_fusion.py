@@ -156,6 +156,21 @@ def test_coverage_all_divides_by_everybody():
     torch.testing.assert_close(everybody, profiled * 2 / 4)
 
 
+def test_coverage_all_divides_below_the_root():
+    """The published code: RMSE = sqrt(squares of those with a profile, summed, over all B D numbers)."""
+    state, user = torch.randn(4, 6), torch.tensor([1, 3, 4, 0])
+    head = _head(objective="rmse", target="raw", coverage="all")
+    one, other = head.compared(state, user)
+    squares = (one - other).square().sum(1) * head.known[user]
+    torch.testing.assert_close(head(state, user), (squares.sum() / one.numel()).sqrt())
+    # Nobody has one: nothing, and a gradient of nothing.
+    head = _head(weight=torch.zeros(5), objective="rmse", coverage="all")
+    state.requires_grad_()
+    head(state, user).backward()
+    assert float(head(state, user).detach()) == 0.0
+    assert bool((state.grad == 0).all())
+
+
 def test_confidence_weighs_users():
     """L = sum_b c_b l_b / sum_b c_b; with coverage all, sum_b c_b l_b / B."""
     torch.manual_seed(3)

@@ -26,7 +26,7 @@ from recbole_kd.metrics import per_user
 from recbole_kd.ranking import rank_rows
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.fit import FitResult, OnEpoch
-from recbole_kd.training.spec import StudentSpec
+from recbole_kd.training.spec import StudentSpec, TrainSpec
 
 _WHOLE, _ORDER, _VALID, _PROMPT = 1, 2, 3, 4  # streams of the seed
 
@@ -182,11 +182,12 @@ class P5:
             ranks = rank_rows(
                 lambda rows: self.score(part, rows), part, batch_size=batch_size, device=self.device
             )
-            return float(per_user(ranks.rank, "NDCG@10").mean())
+            return float(per_user(ranks.rank, _METRIC).mean())
 
         return value
 
 
+_LOOP, _METRIC = "P5's own loop", "NDCG@10"
 _SHAPE = ("d_model", "d_kv", "d_ff", "n_layers", "n_heads", "dropout")
 
 
@@ -200,10 +201,23 @@ def check(spec: StudentSpec) -> None:
     from recbole_kd.benchmark.validate import validated
 
     own = validated(P5Spec, spec.hparams, "P5 hparams")
+    _check_train(spec.train)
     if own.weights is not None:
         from profiles.llm.sources import locate
 
         locate(own.weights)
+
+
+def _check_train(train: TrainSpec) -> None:
+    """Refuse what the loop of tuned language models would leave unread."""
+    train.refuse_course(_LOOP)
+    train.refuse_average(_LOOP)
+    if train.loss is not None:
+        raise SpecError(f"train.loss: {train.loss.name}, but P5 has a loss of its own; leave it out")
+    fixed = {"valid_metric": _METRIC, "softmax_precision": "float32"}
+    for key, value in fixed.items():
+        if getattr(train, key) != value:
+            raise SpecError(f"train.{key}: {getattr(train, key)}, but {_LOOP} has {value}; set it to that")
 
 
 def fit(
@@ -225,7 +239,7 @@ def fit(
         Scores of whole histories; also users who were never trained on.
     """
     own, train = P5Spec.model_validate(spec.hparams), spec.train
-    train.refuse_course("P5's own loop")
+    _check_train(train)
     system = P5(split, own, seed, device)
     how = TuneSpec(
         epochs=train.epochs,
@@ -239,7 +253,9 @@ def fit(
         save_every=own.save_every,
     )
     name = digest([split.digest, spec.canonical(), seed, system.words.size], 16)
-    task = Task(system.model, len(system), system.loss, system.validator(train.eval_batch_size), "ndcg@10")
+    task = Task(
+        system.model, len(system), system.loss, system.validator(train.eval_batch_size), _METRIC.lower()
+    )
     tuned = tune(
         task,
         how,

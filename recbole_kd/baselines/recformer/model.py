@@ -62,6 +62,7 @@ class Recformer(SequenceTrained, nn.Module):
     """
 
     packed: ClassVar[bool] = False
+    averaged: ClassVar[bool] = False  # the item matrix is that of the epoch's first weights
     item_matrix: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -14,10 +14,11 @@ import yaml
 pytest.importorskip("transformers")
 
 from recbole_kd.baselines.llm.tuned import loop
-from recbole_kd.baselines.p5.system import P5, P5Spec, fit, rebuilt
+from recbole_kd.baselines.p5.system import P5, P5Spec, check, fit, rebuilt
 from recbole_kd.baselines.p5.words import PretrainedWords, Words, encode
 from recbole_kd.baselines.run import rank_computed
 from recbole_kd.data.types import EvalSet, Sequences, Split
+from recbole_kd.errors import SpecError
 from recbole_kd.metrics import per_user
 from recbole_kd.training.spec import StudentSpec
 from tests.conftest import ROOT
@@ -201,6 +202,22 @@ def test_weights_of_a_folder(tmp_path: Path) -> None:
     result, scorer = fit(split, spec, seed=1, device="cpu", folder=tmp_path / "c")
     assert (~scorer.score(split.test, slice(0, 3)).isneginf()).sum(1).tolist() == [6, 6, 6]
     assert result.history[1]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("valid_metric", "MRR", "train.valid_metric: MRR, but P5's own loop has NDCG@10"),
+        ("weight_average", 0.9, "train.weight_average: 0.9, but P5's own loop keeps no averaged weights"),
+        ("softmax_precision", "bfloat16", "train.softmax_precision: bfloat16, but P5's own loop has float32"),
+        ("loss", {"name": "in-batch", "log_q": True}, "train.loss: in-batch, but P5 has a loss of its own"),
+        ("keep_from", 0.5, "train.keep_from: 0.5, but P5's own loop"),
+    ],
+)
+def test_what_its_loop_does_not_read_is_refused_while_planning(key: str, value: Any, said: str) -> None:
+    check(student())
+    with pytest.raises(SpecError, match=said):
+        check(student(train={key: value}))
 
 
 def test_unknown_prompt_is_an_error() -> None:
