@@ -96,6 +96,14 @@ def detectable(comparison: Comparison) -> float:
     return float("nan") if comparison.design is None else smallest_detectable(comparison.design)
 
 
+def error_of(gain: Gain, layout: Layout) -> float:
+    """Standard error of a gain, its seed variance pooled over methods as in the gain's own test."""
+    result = gain.result
+    if result is not None and np.isfinite(result.statistic) and result.statistic != 0:
+        return abs(result.estimate / result.statistic)
+    return two_way(layout.differences).error
+
+
 def lines(gains: Sequence[Gain]) -> dict[tuple[str, str, str], list[Gain]]:
     """Gains that stand on the axis, by line, in order of x (numbers before names)."""
     found: dict[tuple[str, str, str], list[Gain]] = {}
@@ -145,7 +153,7 @@ def trends(run: StudyRun) -> list[Trend]:
         if len({x for x, _, _ in known}) < 3:
             continue
         places = np.array([x for x, _, _ in known])
-        result = _within(places, known) or _between(places, [layout for _, layout, _ in known])
+        result = _within(places, known) or _between(places, [(gain, layout) for _, layout, gain in known])
         found.append(Trend(line, float(places.min()), float(places.max()), result))
     adjusted = correct([t.result.p for t in found], "holm")
     family = f"{len(found)} trends over {run.x_label}"
@@ -174,11 +182,13 @@ def _slope(places: np.ndarray) -> np.ndarray:
     return np.asarray(centred / (centred**2).sum() * (places.max() - places.min()))
 
 
-def _between(places: np.ndarray, layouts: Sequence[Layout]) -> TestResult:
+def _between(places: np.ndarray, levels: Sequence[tuple[Gain, Layout]]) -> TestResult:
     """Weighted line through independent places."""
-    anovas = [two_way(layout.differences) for layout in layouts]
-    y = np.array([a.mean for a in anovas])
-    weight = 1 / np.maximum(np.array([a.error for a in anovas]), 1e-12) ** 2
+    sizes = [layout.differences.shape for _, layout in levels]
+    n_seeds = min(seeds for seeds, _ in sizes)
+    y = np.array([layout.differences.mean() for _, layout in levels])
+    errors = np.array([error_of(gain, layout) for gain, layout in levels])
+    weight = 1 / np.maximum(errors, 1e-12) ** 2
     centred = places - np.average(places, weights=weight)
     spread = float((weight * centred**2).sum())
     reach = float(places.max() - places.min())
@@ -187,10 +197,10 @@ def _between(places: np.ndarray, layouts: Sequence[Layout]) -> TestResult:
     half = float(stats.norm.ppf(0.975)) * float(error)
     return TestResult(
         test="linear trend over independent places, weighted least squares (z)",
-        unit="users x seeds" if anovas[0].n_seeds > 1 else "users",
+        unit="users x seeds" if n_seeds > 1 else "users",
         estimate=estimate,
-        n=sum(a.n_users for a in anovas),
-        n_seeds=min(a.n_seeds for a in anovas),
+        n=sum(users for _, users in sizes),
+        n_seeds=n_seeds,
         low=estimate - half,
         high=estimate + half,
         interval_method="normal",

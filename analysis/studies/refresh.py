@@ -17,7 +17,7 @@ from analysis.figures.style import GREY, LIGHT, clip_text, colours, error_bars, 
 from analysis.stats.correction import correct
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
-from analysis.studies.gains import Gain, layout_of
+from analysis.studies.gains import Gain, error_of, layout_of
 from analysis.studies.page import StudyPage
 from analysis.studies.run import StudyRun
 from analysis.studies.sentences import Seen, certain, could_have_seen, numbers, smallest_seen
@@ -128,8 +128,8 @@ def _lines(run: StudyRun) -> dict[tuple[str, str, str], list[Gain]]:
 
 
 def _mean_gain(own: Sequence[Gain]) -> TestResult:
-    layouts = [layout_of(g.part, g.comparison) for g in own]
-    errors = [two_way(layout.differences).error for layout in layouts if layout is not None]
+    layouts = [(g, layout_of(g.part, g.comparison)) for g in own]
+    errors = [error_of(gain, layout) for gain, layout in layouts if layout is not None]
     return mean_of([g.result for g in own if g.result is not None], errors)
 
 

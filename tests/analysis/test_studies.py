@@ -123,13 +123,22 @@ def test_trend_within_users_by_hand(falling):
 
 
 def test_trend_between_independent_places_by_hand(tmp_path, monkeypatch):
-    """numpy's weighted polynomial fit with known errors, at places whose users differ."""
-    parts = [(x, {"kd": g}) for x, g in ((1.0, 0.1), (2.0, 0.4), (4.0, 0.5), (8.0, 1.0))]
+    """numpy's weighted polynomial fit with the errors of the gains' own tests, at places whose users differ.
+
+    These know the seed variance from all methods of a place; two seeds of one method say next to nothing.
+    """
+    parts = [
+        (x, {"kd": g, "other": h, "third": 0.2})
+        for x, g, h in ((1.0, 0.1, 0.3), (2.0, 0.4, 0.0), (4.0, 0.5, 0.2), (8.0, 1.0, 0.1))
+    ]
     run = load_study_run(write_study(tmp_path, {}, [], parts))
     monkeypatch.setattr("analysis.studies.gains._within", lambda *arguments: None)
-    (trend,) = trends(run)
-    anovas = [two_way(layout_of(g.part, g.comparison).differences) for g in run.gains]
-    x, y, error = (np.array(v) for v in ([1, 2, 4, 8], [a.mean for a in anovas], [a.error for a in anovas]))
+    trend = next(t for t in trends(run) if t.line[2] == "kd")
+    own = [g for g in run.gains if g.series == "kd"]
+    x, y = np.array([1, 2, 4, 8]), np.array([g.result.estimate for g in own])
+    error = np.array([g.result.estimate / g.result.statistic for g in own])
+    alone = [two_way(layout_of(g.part, g.comparison).differences).error for g in own]
+    assert error != pytest.approx(np.array(alone), rel=1e-3)
     slope, covariance = np.polyfit(x, y, 1, w=1 / error, cov="unscaled")
     assert trend.result.estimate == pytest.approx(7 * slope[0])
     assert trend.result.p == pytest.approx(2 * stats.norm.sf(slope[0] / np.sqrt(covariance[0, 0])))
@@ -343,6 +352,9 @@ def test_what_could_be_seen_of_a_policy_is_of_the_mean_over_trainings(tmp_path):
         (part.results.directory / "refresh.json").write_text(text)
     for policy in policies(run):
         error = policy.gain.estimate / policy.gain.statistic
+        made = [g.result for g in run.gains if g.series == policy.line[2]]
+        own = [r.estimate / r.statistic for r in made]
+        assert error == pytest.approx(np.sqrt(np.sum(np.square(own))) / 4)
         assert policy.detectable == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error)
         assert policy.detectable < min(g.detectable for g in run.gains)
     middle = max(p.detectable for p in policies(run))
