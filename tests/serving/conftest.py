@@ -15,7 +15,7 @@ import torch
 
 from recbole_kd.benchmark import rooms, rundir
 from recbole_kd.benchmark.artefacts import read_split, split_file
-from recbole_kd.benchmark.executor import _ranks_table, _write_model, _write_table
+from recbole_kd.benchmark.run_record import ranks_table, write_model, write_table
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.data.types import Split
 from recbole_kd.models.batch import SequenceBatches
@@ -88,9 +88,9 @@ def make_run(place: Path) -> MakeRun:
             "n_parameters": sum(v.numel() for v in model.student_state().values()),
         }
         writers = {
-            "ranks.parquet": lambda path: _write_table(_ranks_table(split, parts, ranks), path),
-            "history.parquet": lambda path: _write_table(pa.table({"epoch": [1]}), path),
-            "model.safetensors": lambda path: _write_model(model.student_state(), path),
+            "ranks.parquet": lambda path: write_table(ranks_table(split, parts, ranks), path),
+            "history.parquet": lambda path: write_table(pa.table({"epoch": [1]}), path),
+            "model.safetensors": lambda path: write_model(model.student_state(), path),
         }
         return rundir.write_run(results, spec.address(), spec.canonical(), manifest, writers)
 
