@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import COLOURS, GREY, LIGHT, LINES, log_axis, new_figure, style
+from analysis.figures.style import BASELINE, COLOURS, GREY, LIGHT, LINES, log_axis, new_figure, style
 from analysis.scale.assumptions import PARAMETERS, Assumptions, read_assumptions
 from analysis.scale.measured import with_measured
 from analysis.scale.model import LOOPS, WRITERS, Bill, break_even, set_up, systems, teacher_cost
@@ -83,9 +83,9 @@ def cost_figure(run: StudyRun) -> Figure:
     with style():
         figure = new_figure(3.0)
         axes = figure.add_subplot()
-        for number, (name, bill) in enumerate(systems().items()):
+        for name, bill in systems().items():
             y = [bill(v, n, v["requests"]).total for n in users]
-            axes.plot(users, y, color=COLOURS[number % len(COLOURS)], ls=_look(name, number), label=name)
+            axes.plot(users, y, label=name, **looks()[name])
         log_axis(axes)
         log_axis(axes, "y")
         axes.set_xlabel(f"users ({v['requests']:g} request per user and day)")
@@ -109,13 +109,12 @@ def break_even_figure(run: StudyRun) -> Figure:
     with style():
         figure = new_figure(3.0)
         axes = figure.add_subplot()
-        for number, writer in enumerate(WRITERS):
-            level = teacher_cost(v, users, writer) / users
-            axes.axhline(level, color=COLOURS[number], lw=1.0, label=f"distilled ({writer})")
-        for number, (loop, cost) in enumerate(LOOPS.items()):
-            y = [cost(v, users, r) / users for r in requests]
-            colour = COLOURS[(len(WRITERS) + number) % len(COLOURS)]
-            axes.plot(requests, y, color=colour, ls=LINES[1 + number], label=f"LLM per request ({loop})")
+        for writer in WRITERS:
+            level, name = teacher_cost(v, users, writer) / users, f"distilled ({writer})"
+            axes.axhline(level, lw=1.0, label=name, **looks()[name])
+        for loop, cost in LOOPS.items():
+            y, name = [cost(v, users, r) / users for r in requests], f"LLM per request ({loop})"
+            axes.plot(requests, y, label=name, **looks()[name])
             for writer in WRITERS:
                 at = break_even(v, users, writer, loop)
                 if requests[0] < at < requests[-1]:
@@ -128,8 +127,16 @@ def break_even_figure(run: StudyRun) -> Figure:
     return figure
 
 
-def _look(name: str, number: int) -> Any:
-    return "--" if name.startswith("LLM") else LINES[0] if number else ":"
+def looks() -> dict[str, dict[str, Any]]:
+    """Colour and line of every system, the same in all figures; broken where a language model serves."""
+    plain, *others = systems()
+    broken = iter(LINES[1:3] + LINES[4:])
+    palette = [colour for colour in COLOURS if colour != BASELINE]
+    found: dict[str, dict[str, Any]] = {plain: {"color": BASELINE, "ls": ":"}}
+    for number, name in enumerate(others):
+        line = next(broken) if name.startswith("LLM") else LINES[0]
+        found[name] = {"color": palette[number % len(palette)], "ls": line}
+    return found
 
 
 def _finish(figure: Figure, axes: Axes) -> None:
