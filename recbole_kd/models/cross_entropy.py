@@ -64,26 +64,23 @@ def _shares(
     """Make logits shares of the catalogue, in place and strip by strip; sum the log shares of the targets.
 
     In full precision the targets' share is left less one, which is the gradient of the loss; otherwise
-    :func:`subtract_targets` does that. Adds the gradient of the bias if there is one: only to add a bias are
-    logits in fewer digits copied to ``strip``. torch's softmax of them computes in full precision and rounds
-    once, as the copy back does; the targets' shares, of which the value of the loss is made, are then rounded
-    too, by less than the logits were.
+    :func:`subtract_targets` does that. Adds the gradient of the bias if there is one.
     """
     total = strip.new_zeros(())
     full = logits.dtype == strip.dtype
     for at in range(0, len(target), len(strip)):
         part, goal = logits[at : at + len(strip)], target[at : at + len(strip), None]
-        exact = part if full or bias is None else strip[: len(part)].copy_(part)
+        exact = part if full else strip[: len(part)].copy_(part)
         if bias is not None:
             exact[:, :n_items] += bias
         exact[:, n_items:] = -torch.inf
         torch.softmax(exact, 1, out=exact)
-        wanted = exact[: len(goal)].gather(1, goal).to(strip.dtype)
+        wanted = exact[: len(goal)].gather(1, goal)
         # Below the smallest normal number the loss is cut at 87; its gradient stays exact.
         total += wanted.clamp_min(torch.finfo(strip.dtype).tiny).log().sum()
         if full:
             exact.scatter_(1, goal, wanted - 1)
-        elif exact is not part:
+        else:
             part.copy_(exact)
         if grad_bias is not None:
             grad_bias += exact[: len(goal)].sum(0)[:n_items]
