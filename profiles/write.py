@@ -206,15 +206,18 @@ def _round(
     missing = [batch for batch in batches if any(r.key not in answers for r in batch)]
     done = len(requests) - sum(map(len, missing))
 
+    accepted: dict[str, Call | str] = {}
+
     def keep(replies: list[Reply]) -> None:
-        fresh = []
         for reply in replies:
-            call = _accept(author, messages[reply.key], reply, price)
-            if isinstance(call, Call) and reply.key not in answers:
-                fresh.append(call)
-            answers.setdefault(reply.key, call)
+            # Priced once, though a failing store is tried again.
+            if reply.key not in accepted:
+                accepted[reply.key] = _accept(author, messages[reply.key], reply, price)
+        new = {reply.key: accepted[reply.key] for reply in replies if reply.key not in answers}
+        fresh = [call for call in new.values() if isinstance(call, Call)]
         if author.prompt.needs_llm:
             store.add_calls(writer, fresh)
+        answers.update(new)
         outcome.answered += len(fresh)
         author.backend.proven |= bool(fresh)
 

@@ -17,6 +17,7 @@ from profiles.llm.base import Reply, Request
 from profiles.llm.endpoint import body
 from profiles.llm.openai_api import OpenAIBackend
 from profiles.progress import Progress, tracked
+from profiles.spec import WriterSpec
 from recbole_kd.errors import StoreError
 
 URL = "/v1/chat/completions"
@@ -28,13 +29,16 @@ class BatchFileBackend(OpenAIBackend):
     Attributes
     ----------
     pending : list of Request
+        Of all rounds since it was last emptied.
     """
 
-    pending: list[Request]
+    def __init__(self, spec: WriterSpec) -> None:
+        super().__init__(spec)
+        self.pending: list[Request] = []
 
     def write(self, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
-        """Collect."""
-        self.pending = [request for batch in batches for request in batch]
+        """Collect; users who are a round ahead of others ask in a call of their own."""
+        self.pending += [request for batch in batches for request in batch]
         yield []
 
 
@@ -105,7 +109,8 @@ def read_batch_file(path: Path, requests: Sequence[Request], progress: Progress 
     seen: set[str] = set()
     answers = Answers()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which also splits at separators that may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); give the output file of the batch") from error
     for number, line in enumerate(tracked(lines, progress, len(lines)), 1):

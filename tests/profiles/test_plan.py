@@ -7,9 +7,11 @@ import pytest
 
 from profiles.history import train_histories
 from profiles.job import Budget, parse_changes, refuse_over_budget
+from profiles.llm.base import Request
 from profiles.llm.batch_file import BatchFileBackend, read_batch_file, write_batch_file
 from profiles.plan import plan_profiles
 from profiles.prices import ModelPrice, PriceTable, load_prices, price_function
+from profiles.prompts.kind import Message
 from profiles.refresh import run_policy
 from profiles.spec import RefreshSpec, WriterSpec
 from profiles.store import Store
@@ -222,8 +224,40 @@ def test_wrong_answers_are_reported_one_by_one(
         assert found.failed == {keys[3]: "status 500"}
         unusable = accept_replies(made, store, pending, found.replies, lambda p, c: None)
         assert unusable == {keys[4]: "refusal"}
+        made.backend.pending = []
         write_profiles(made, train_histories(split), store, "tiny")
         assert sorted(r.key for r in made.backend.pending) == sorted([keys[0], keys[3], keys[4]])
+
+
+def test_answers_may_come_in_several_files(split: Split, texts: dict, template: dict, tmp_path: Path) -> None:
+    """Users whose answers were in the first file ask on; the others' first calls are still open."""
+    history = {"strategy": "agg_with", "max_items": 3}
+    with Store(tmp_path / "s.sqlite") as store:
+        made = make(template, texts, split, BatchFileBackend, **history)
+        write_profiles(made, train_histories(split), store, "tiny")
+        first = list(made.backend.pending)
+        write_batch_file(tmp_path / "in.jsonl", first, made.backend)
+        lines = [json.loads(line) for line in (tmp_path / "in.jsonl").read_text().splitlines()]
+        for number, part in enumerate((lines[:3], lines[3:])):
+            made = make(template, texts, split, BatchFileBackend, **history)
+            write_profiles(made, train_histories(split), store, "tiny")
+            found = read_batch_file(answers(tmp_path / f"{number}.jsonl", part), made.backend.pending)
+            assert found.unknown == []
+            assert len(found.replies) == len(part)
+            accept_replies(made, store, made.backend.pending, found.replies, lambda p, c: None)
+        made = make(template, texts, split, BatchFileBackend, **history)
+        write_profiles(made, train_histories(split), store, "tiny")
+        assert not {r.key for r in first} & {r.key for r in made.backend.pending}
+
+
+def test_an_answer_may_hold_separators_that_json_does_not_escape(tmp_path: Path) -> None:
+    text = "Likes drama.\u2028And war\u2029films\u0085a lot."
+    record = {"custom_id": "k", "response": {"status_code": 200, "body": completion(text)}, "error": None}
+    line = json.dumps(record, ensure_ascii=False)
+    assert len(line.splitlines()) == 4
+    (tmp_path / "out.jsonl").write_bytes(f"{line}\r\n".encode())
+    found = read_batch_file(tmp_path / "out.jsonl", [Request("k", Message("", "q", ""))])
+    assert [reply.text for reply in found.replies] == [text]
 
 
 def test_a_broken_answer_file_is_refused_whole(

@@ -8,7 +8,7 @@ import pytest
 from profiles.history import train_histories
 from profiles.prompts.kind import Message
 from profiles.spec import WriterSpec
-from profiles.store import Store
+from profiles.store import Call, Store, Writer
 from profiles.write import Author, write_profiles
 from recbole_kd.data.types import Split
 from recbole_kd.errors import SpecError
@@ -66,6 +66,26 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(
         assert rows(store) == expected
     # Batches are whole or absent, so nothing was asked twice but what was in flight at each kill.
     assert asked + len(last.backend.asked) == len(whole.backend.asked)
+
+
+def test_answers_are_stored_though_the_store_is_interrupted(
+    split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, a locked file, Ctrl-C in the middle of storing: what was paid for is stored after all."""
+    made, priced = make(template, texts, split), []
+    with Store(tmp_path / "s.sqlite") as store:
+        add, failures = store.add_calls, [KeyboardInterrupt]
+
+        def interrupted(writer: Writer, calls: list[Call]) -> None:
+            if failures:
+                raise failures.pop()
+            add(writer, calls)
+
+        monkeypatch.setattr(store, "add_calls", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_profiles(made, train_histories(split), store, "tiny", price=lambda *n: priced.append(n))
+        stored = store.calls(made.writer, [m.digest for m in made.backend.asked])
+    assert len(stored) == len(made.backend.asked) == len(priced) == 2
 
 
 def positions(message: Message, split: Split, texts: dict) -> list[str]:
