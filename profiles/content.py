@@ -49,7 +49,8 @@ def decoding_digest(spec: WriterSpec) -> str:
 def weights_of(parts: Mapping[str, Any]) -> dict[str, str]:
     """Digests of weights in files of the user's, e.g. ``{"encoder weights": "9f86d081884c7d65"}``.
 
-    A package and a name on the hub say which weights are meant; a folder does not, they can be exchanged.
+    A package, a name on the hub and a stated ``revision`` say which weights are meant. A folder does not:
+    what lies in it can be exchanged.
 
     Parameters
     ----------
@@ -66,19 +67,28 @@ def weights_of(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _weights(part: Mapping[str, Any]) -> str | None:
-    from profiles.llm.sources import locate
-
     model = part.get("model")
     runs_here = part.get("backend") == "local" or part.get("kind") in LOCAL_ENCODERS
-    if not model or not runs_here or model.startswith("package:"):
+    return digest_of_weights(model) if model and runs_here and not part.get("revision") else None
+
+
+def digest_of_weights(model: str) -> str | None:
+    """Digest of weights in a file or folder of the user's; None for a package and for a name on the hub.
+
+    Raises
+    ------
+    SpecError
+        No such file or folder.
+    """
+    from profiles.llm.sources import locate, weights_files
+
+    if model.startswith("package:"):
         return None
     source = locate(model)
-    return _digest(source, _stamp(source)) if isinstance(source, Path) else None
-
-
-def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    return tuple((file.name, (s := file.stat()).st_size, s.st_mtime_ns) for file in files)
+    if not isinstance(source, Path):
+        return None
+    stats = ((file, file.stat()) for file in weights_files(source))
+    return _digest(source, tuple((str(file), s.st_size, s.st_mtime_ns) for file, s in stats))
 
 
 @functools.lru_cache(maxsize=64)

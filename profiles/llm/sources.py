@@ -14,7 +14,8 @@ from typing import Any
 from recbole_kd.errors import SpecError
 
 CACHE_VARIABLE = "RECBOLE_KD_CACHE"
-_CHUNK = 1 << 20
+_CHUNK, _PARTS = 1 << 20, 64
+_COUNTS = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja", ".py")
 
 
 def quiet_loading() -> None:
@@ -63,30 +64,36 @@ def locate(model: str) -> Path | str:
 
 
 def weights_digest(path: Path) -> str:
-    """16 hex digits over a model file, or over the files of a model folder.
+    """16 hex digits over a model file, or over the files of a model folder (:func:`weights_files`).
 
-    A file of more than 1 GiB counts with its name, size, first and last mebibyte: reading 20 GB
+    A file of more than 1 GiB counts with its name, its size and 64 mebibytes spread over it: reading 20 GB
     twice to name them would cost more than the first hundred profiles.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if _counts(p))
     state = hashlib.sha256()
-    for file in files:
+    for file in weights_files(path):
         size = file.stat().st_size
         if path.is_dir():
-            state.update(f"{file.name}:{size}:".encode())
+            state.update(f"{file.relative_to(path).as_posix()}:{size}:".encode())
         with file.open("rb") as stream:
             if size <= 1 << 30:
                 while chunk := stream.read(_CHUNK):
                     state.update(chunk)
             else:
-                state.update(stream.read(_CHUNK))
-                stream.seek(-_CHUNK, os.SEEK_END)
-                state.update(stream.read(_CHUNK))
+                for part in range(_PARTS):
+                    stream.seek((size - _CHUNK) * part // (_PARTS - 1))
+                    state.update(stream.read(_CHUNK))
     return state.hexdigest()[:16]
 
 
-def _counts(path: Path) -> bool:
-    return path.suffix in (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja") and path.is_file()
+def weights_files(path: Path) -> list[Path]:
+    """The file itself, or what decides a model in a folder: weights, configuration, vocabulary, code.
+
+    Folders inside count (the modules of sentence-transformers), hidden ones do not.
+    """
+    if path.is_file():
+        return [path]
+    inside = ((p, p.relative_to(path)) for p in path.rglob("*") if p.suffix in _COUNTS and p.is_file())
+    return sorted(p for p, name in inside if not any(part.startswith(".") for part in name.parts))
 
 
 def from_gguf(path: Path, digest: str) -> Path:

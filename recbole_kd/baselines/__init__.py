@@ -49,6 +49,9 @@ PRETRAINED: dict[str, str] = {
 }
 """System or model -> module that pre-trains it; ``pretrain`` in its file says on what."""
 
+WEIGHTS: dict[str, str] = {"P5": "weights", "Recformer": "encoder"}
+"""Model -> hyper-parameter that names a language model's folder, file or place on the hub."""
+
 SERVING: dict[str, str] = {
     "ProfileNearest": "vectors",
     "profile-token": "vectors",

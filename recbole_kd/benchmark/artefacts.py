@@ -125,7 +125,9 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
             dimension = None if states is None else states.shape[-1]
             _try_confidence(cell, splits[key], table, tried)
         if cell.spec.inputs is not None:
-            name = digest([cell.spec.inputs, key, cell.spec.dataset.canonical()])
+            # The student names the language encoder that it reads items with.
+            own = cell.spec.student.hparams.get("encoder")
+            name = digest([cell.spec.inputs, own, key, cell.spec.dataset.canonical()])
             if name not in inputs:
                 inputs[name] = build_inputs(results, cell.spec, splits[key])
             files = replace(files, inputs=inputs[name])
@@ -140,9 +142,10 @@ def build(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Artefacts]
 def _table_name(cell: CellSpec, split: str) -> str:
     """Equal for cells that share their teacher's file."""
     from recbole_kd.benchmark.rooms import learns_attributes
+    from recbole_kd.benchmark.teacher_lists import learns_states
 
     content = [cell.teacher, cell.teacher_source, cell.lists, learns_attributes(cell), split]
-    return digest([*content, cell.dataset.canonical()])
+    return digest([*content, cell.lists is not None and learns_states(cell), cell.dataset.canonical()])
 
 
 def _try_student(cell: PlannedCell, dimension: int | None, inputs: dict[str, str] | None) -> None:

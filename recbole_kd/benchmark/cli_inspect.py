@@ -84,7 +84,9 @@ def status(
 def prune(
     results: ResultsOpt = RESULTS,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
-    cache: Annotated[bool, typer.Option("--cache", help="Also the stored splits and teacher files.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also what is made again when asked for: splits, vectors, lists.")
+    ] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Also the runs of tuning trials.")] = False,
 ) -> None:
     """Delete runs that no experiment names, corrupt ones that were set aside, and leftovers."""
@@ -98,7 +100,8 @@ def prune(
     if not found:
         typer.echo("nothing to prune")
     elif yes:
-        remove(results, [path for path, _ in found])
+        for path in remove(results, [path for path, _ in found]):
+            typer.echo(f"{path} is in use and stays")
     else:
         typer.echo("nothing was deleted; add --yes")
 

@@ -50,7 +50,7 @@ def train(
     if device == "cuda" and flat.gpu_id is not None:
         device = resolve_device(f"cuda:{str(flat.gpu_id).split(',')[0].strip()}")[0]
     path = rundir.run_path(results, cell.cell)
-    if not path.is_dir():
+    if not rundir.whole(results, cell.cell):
         files = build(results, [cell])[cell.cell]
         if not quiet and not as_json:
             _say_dataset(files.split, cell)

@@ -118,9 +118,12 @@ def run_cell(task: CellTask, on_epoch: OnEpoch | None = None, fitted: FitResult 
                 return Outcome(task.cell, BUSY)
             begin = time.perf_counter()
             path = rundir.run_path(results, task.cell)
-            if path.exists() and rundir.fault(path, task.cell) is None:
+            if rundir.whole(results, task.cell):
                 checkpoints.path_of(results, task.cell).unlink(missing_ok=True)
                 return Outcome(task.cell, EXISTS)
+            if path.exists():
+                # Nothing could be put in its place.
+                rundir.set_aside(path)
             resumed = _run(task, results, on_epoch, fitted)
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

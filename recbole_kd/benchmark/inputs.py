@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from profiles.content import weights_of
 from recbole_kd.benchmark import pretraining, properties, rooms
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import MarkedDict
@@ -93,7 +92,7 @@ def inputs_of(
     result: dict[str, Any] = {}
     if names["items"] is not None:
         result[ITEMS] = item_spec(names["items"], asked_at)
-        if weights := weights_of(result[ITEMS]):
+        if weights := rooms.weights_source(result[ITEMS], asked_at):
             result[ITEMS_SOURCE] = weights
     if names["teacher"] is not None:
         found = rooms.teacher(VariantSpec(teacher=names["teacher"], profile=over), domain, asked_at)

@@ -38,6 +38,15 @@ def wait_lock(results: Path, name: str) -> Iterator[None]:
         yield
 
 
+def in_use(results: Path) -> bool:
+    """Whether somebody holds any lock of a results folder."""
+    for path in sorted((results / ".locks").glob("*.lock")):
+        with try_lock(results, path.stem) as held:
+            if not held:
+                return True
+    return False
+
+
 @contextmanager
 def _lock(results: Path, name: str, timeout: float) -> Iterator[bool]:
     from filelock import FileLock, Timeout

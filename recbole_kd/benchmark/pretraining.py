@@ -80,9 +80,20 @@ def resolved(
     return {
         "spec": {k: v for k, v in spec.canonical().items() if k != "datasets"},
         "corpora": corpora,
-        "student": {"hparams": student.hparams, "params": _params(student)},
+        "student": _read_of(student),
         "max_item_list_length": dataset.max_item_list_length,
     }
+
+
+def of_student(inputs: dict[str, Any] | None, student: StudentSpec) -> dict[str, Any] | None:
+    """Inputs of a cell whose student has changed: it is pre-trained with its own hyper-parameters."""
+    if inputs is None or PRETRAIN not in inputs:
+        return inputs
+    return {**inputs, PRETRAIN: {**inputs[PRETRAIN], "student": _read_of(student)}}
+
+
+def _read_of(student: StudentSpec) -> dict[str, Any]:
+    return {"hparams": student.hparams, "params": _params(student)}
 
 
 def _params(student: StudentSpec) -> dict[str, Any]:
@@ -152,6 +163,7 @@ def _key(cell: CellSpec, name: str) -> str:
         "items": teacher_content(inputs["items"]) if "items" in inputs else None,
         "attributes": inputs.get("attributes"),
         **({ITEMS_SOURCE: inputs[ITEMS_SOURCE]} if ITEMS_SOURCE in inputs else {}),
+        **({"student_source": cell.student_source} if cell.student_source else {}),
     }
     return digest(content)
 
@@ -188,11 +200,12 @@ def _pretrain(
 
 
 def _hparams(cell: CellSpec) -> dict[str, Any]:
-    """Of the student; a language encoder that it reads items with by its place on this machine."""
+    """What the key of the parameters says; a language encoder by its place on this machine."""
     from recbole_kd.benchmark.inputs import ATTRIBUTES, language_encoder
 
-    reads = ATTRIBUTES in (cell.inputs or {})
-    return cell.student.hparams | ({"encoder": language_encoder(cell.student)} if reads else {})
+    inputs = cell.inputs or {}
+    hparams: dict[str, Any] = inputs[PRETRAIN]["student"]["hparams"]
+    return hparams | ({"encoder": language_encoder(cell.student)} if ATTRIBUTES in inputs else {})
 
 
 def _part(results: Path, cell: CellSpec, corpus: dict[str, Any], spec: PretrainSpec) -> Part:

@@ -6,10 +6,9 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from profiles.content import weights_of
 from recbole_kd.baselines.llm import RANKERS
 from recbole_kd.baselines.llm.spec import CandidatesSpec, RankerFile, RankerSpec, RetrieverSpec
-from recbole_kd.benchmark import inputs, properties
+from recbole_kd.benchmark import inputs, properties, rooms
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, InputsSpec, PlannedCell, VariantSpec
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
@@ -71,7 +70,11 @@ def ranker_of(variant: VariantSpec, raw: MarkedDict, domain: str) -> dict[str, A
     except SpecError as error:
         raise SpecError(f"{asked}: ranker '{variant.ranker}': {error}") from error
     spec = RankerSpec(name=file.ranker, params=params, llm=None if llm is None else llm.canonical())
-    weights = {} if llm is None else weights_of({"writer": llm.canonical()})
+    weights = (
+        {}
+        if llm is None
+        else rooms.weights_source({"writer": llm.canonical()}, f"{asked}: ranker '{variant.ranker}' llm")
+    )
     return {"spec": plain(spec.canonical()), "source": kind.source(params, domain) | weights}
 
 
@@ -133,6 +136,7 @@ def plan_ranker(
         dataset=base.dataset,
         dataset_source=base.dataset_source,
         student=base.student.model_copy(update={"distill": None}),
+        student_source=base.student_source,
         teacher=None,
         teacher_source=None,
         teacher_file=None,
@@ -164,7 +168,8 @@ def repointed(cell: PlannedCell, retrievers: Mapping[str, PlannedCell]) -> Plann
     chosen = retrievers[str(cell.spec.ranker["retriever"])]
     student = chosen.spec.student.model_copy(update={"distill": None})
     ranker = {**cell.spec.ranker, "retriever": chosen.cell}
-    spec = cell.spec.model_copy(update={"student": student, "ranker": ranker})
+    source = chosen.spec.student_source
+    spec = cell.spec.model_copy(update={"student": student, "student_source": source, "ranker": ranker})
     return PlannedCell(label=cell.label, spec=spec, cell=spec.address())
 
 

@@ -88,6 +88,10 @@ def _check_weights(run: Path, spec: CellSpec) -> None:
         (inputs["users"]["spec"], inputs["users"]["source"]) if "users" in inputs else ({}, {}),
         ({"writer": ranker["spec"].get("llm") or {}}, ranker["source"]),
     ]
+    own = rooms.student_source(spec.student) or {}
+    for role, found in own.items():
+        if (spec.student_source or {}).get(role) != found:
+            raise StoreError(f"{run}: the {role} are not those that the run was made with")
     for parts, source in read:
         for role, found in weights_of(parts).items():
             if source.get(role) != found:

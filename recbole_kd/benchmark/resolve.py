@@ -142,6 +142,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[Planne
             students[variant.name] = _student(dataset_name, backbone, variant, data, model)
         teachers = {v.name: taught[v.name, dataset.domain] for v in chosen}
         sources = {v.name: rooms.confidence_source(students[v.name], v.mark) for v in chosen}
+        own_weights = {v.name: rooms.student_source(students[v.name], v.mark) for v in chosen}
         own = rooms.model_inputs(backbone, data.where("backbones"))
         read = {v.name: inputs.inputs_of(v.spec, own, dataset.domain, v.mark) for v in chosen}
         before = rooms.model_pretraining(backbone, data.where("backbones"))
@@ -161,6 +162,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[Planne
                 dataset=dataset,
                 dataset_source=dataset_source,
                 student=students[variant.name],
+                student_source=own_weights[variant.name],
                 teacher=None if teacher is None else teacher.canonical,
                 teacher_source=None if teacher is None else teacher.source | sources[variant.name],
                 teacher_file=None if teacher is None else teacher.file,

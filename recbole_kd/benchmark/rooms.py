@@ -6,7 +6,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from recbole_kd.baselines import WEIGHTS
 from recbole_kd.benchmark import prefix, properties
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
@@ -174,7 +176,7 @@ def teacher(variant: VariantSpec, domain: str, asked_at: object = None) -> Teach
     if variant.teacher is None:
         return None
     spec = teacher_spec(variant.teacher, variant.profile, asked_at)
-    return Teacher(spec.canonical(), _read_by(spec, domain), None)
+    return Teacher(spec.canonical(), _read_by(spec, domain, asked_at), None)
 
 
 def teacher_spec(name: str, over: dict[str, Any] | None, asked_at: object = None) -> TeacherSpec:
@@ -192,13 +194,54 @@ def teacher_spec(name: str, over: dict[str, Any] | None, asked_at: object = None
     )
 
 
-def _read_by(spec: TeacherSpec, domain: str) -> dict[str, str]:
+def _read_by(spec: TeacherSpec, domain: str, asked_at: object) -> dict[str, str]:
     """Version and hash of the prompt in the words of the domain, and digests of weights of the user's."""
-    from profiles.content import weights_of
     from profiles.prompts import load_prompt
 
     prompt = load_prompt(spec.writer.prompt, spec.writer.domain or domain).version
-    return {"prompt": prompt, **weights_of(spec.canonical())}
+    return {"prompt": prompt, **weights_source(spec.canonical(), asked_at)}
+
+
+def student_source(student: StudentSpec, asked_at: object = None) -> dict[str, str] | None:
+    """Digest of the weights that a model of its own reads, if they lie in a file or folder of the user's.
+
+    Raises
+    ------
+    SpecError
+        They are not there.
+    """
+    from profiles.content import digest_of_weights
+
+    key = WEIGHTS.get(student.model)
+    if key is None or student.hparams.get(key) is None:
+        return None
+    with _placed(asked_at, f"hparams.{key}"):
+        found = digest_of_weights(str(student.hparams[key]))
+    return None if found is None else {f"{key} weights": found}
+
+
+def weights_source(parts: Mapping[str, Any], asked_at: object = None) -> dict[str, str]:
+    """Digests of the weights of a writer and an encoder that lie in files or folders of the user's.
+
+    Raises
+    ------
+    SpecError
+        They are not there.
+    """
+    from profiles.content import weights_of
+
+    with _placed(asked_at, None):
+        return weights_of(parts)
+
+
+@contextmanager
+def _placed(asked_at: object, key: str | None) -> Iterator[None]:
+    """Put the place before an error that does not know it."""
+    try:
+        yield
+    except SpecError as error:
+        place = [str(part) for part in (asked_at, key) if part is not None]
+        raise SpecError(": ".join([*place, str(error)])) from error
 
 
 def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, ProfileTable | TeacherLists]:

@@ -94,6 +94,12 @@ def fault(path: Path, cell: str) -> str | None:
     return None
 
 
+def whole(results: Path, cell: str) -> bool:
+    """Whether there is a run of the cell, and nothing is wrong with it."""
+    path = run_path(results, cell)
+    return path.is_dir() and fault(path, cell) is None
+
+
 def set_aside(path: Path) -> Path:
     """Rename a corrupt run directory to a hidden name beside it and return that name."""
     target = path.with_name(f"{_ASIDE}{path.name}-{secrets.token_hex(3)}")

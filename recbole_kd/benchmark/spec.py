@@ -183,6 +183,9 @@ class CellSpec(Strict):
     dataset: DatasetSpec
     dataset_source: dict[str, str] = Field(description="file role -> SHA-256")
     student: StudentSpec
+    student_source: dict[str, str] | None = Field(
+        None, description="weights that the student reads -> digest"
+    )
     teacher: dict[str, Any] | None = Field(description="canonical TeacherSpec")
     teacher_source: dict[str, str] | None = Field(description="what the teacher reads -> SHA-256")
     teacher_file: str | None = Field(description="embedding file that exists already")
@@ -209,6 +212,8 @@ class CellSpec(Strict):
         content = {"dataset": dataset, "source": source, "teacher": teacher, "seed": self.seed}
         if self.inputs is not None:
             content["inputs"] = _inputs_content(self.inputs)
+        if self.student_source:
+            content["student_source"] = self.student_source
         if self.lists is not None:
             content["lists"] = lists_content(self.lists)
         if self.ranker is not None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.benchmark import checkpoints, record, rundir, tuning
-from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.locks import in_use, try_lock
 from recbole_kd.benchmark.validate import did_you_mean
 from recbole_kd.errors import UserError
+
+# Below the cache: made of the data, of stored answers and of runs.
+_MADE = ("splits", "items", "pretrained", "lists", "candidates", "candidate-ranks", "last-k")
 
 
 def overview(results: Path, only: str | None = None) -> list[dict[str, Any]]:
@@ -66,7 +69,8 @@ def prunable(results: Path, cache: bool, trials: bool = False) -> list[tuple[Pat
     Parameters
     ----------
     cache : bool
-        Also the stored splits and teacher files.
+        Also the stored splits, vectors, lists and pre-trained weights, which are made again when they are
+        asked for; never the answers of language models, which are paid for.
     trials : bool
         Also the runs of tuning trials; their values stay in the history.
     """
@@ -87,18 +91,47 @@ def prunable(results: Path, cache: bool, trials: bool = False) -> list[tuple[Pat
         elif trials and path.name in tried:
             found.append((path, "a tuning trial"))
     found += [(path, "checkpoint of no experiment") for _, path in checkpoints.idle(results, named | tried)]
-    if cache and (results / "cache").is_dir():
-        found.append((results / "cache", "cache"))
-    return found
+    return found + ([(path, "cache") for path in _rebuildable(results / "cache")] if cache else [])
 
 
-def remove(results: Path, paths: list[Path]) -> None:
-    """Delete run folders and checkpoints, each under the lock of its cell; one that is in use stays."""
+def _rebuildable(cache: Path) -> list[Path]:
+    """What of the cache can be made again for nothing but time.
+
+    ``profiles`` and ``llm`` hold bought answers, ``training`` and ``tuned`` what interrupted cells go on from.
+    """
+    folders = [cache / name for name in _MADE]
+    vectors = sorted((cache / "profiles").glob("*.parquet"))
+    return [path for path in folders if path.is_dir()] + vectors
+
+
+def remove(results: Path, paths: list[Path]) -> list[Path]:
+    """Delete run folders, checkpoints and files of the cache; return what is in use and stays.
+
+    A run or checkpoint goes under the lock of its cell; the cache while nobody holds any lock of the results,
+    since every cell at work reads it.
+    """
+    cached = [path for path in paths if (results / "cache") in path.parents]
+    cached = [path for path in cached if path.parent != checkpoints.folder(results)]
+    stay = cached if cached and in_use(results) else []
+    for path in set(cached) - set(stay):
+        _delete(path)
+    return stay + _remove_runs(results, [path for path in paths if path not in cached])
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_runs(results: Path, paths: list[Path]) -> list[Path]:
+    stay = []
     cells = {path: cell for cell, path in (*rundir.orphans(results), *checkpoints.idle(results, ()))}
     for path in paths:
         with try_lock(results, f"cell-{cells.get(path, path.name)}") as held:
             if held:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                _delete(path)
+            else:
+                stay.append(path)
+    return stay

@@ -188,13 +188,14 @@ def read(path: str | Path, cell: CellSpec, split: Split) -> TeacherLists:
     assert cell.lists is not None
     spec = cell.lists["spec"]
     found = load_teacher_lists(path, split, trust_unverified=bool(spec.get("trust_unverified")))
-    if _learns_states(cell):
+    if learns_states(cell):
         found = replace(found, vectors=load_profiles(states_beside(path), split, trust_unverified=False))
     top = spec.get("top")
     return found if top is None else replace(found, items=found.items[:, :top], score=found.score[:, :top])
 
 
-def _learns_states(cell: CellSpec) -> bool:
+def learns_states(cell: CellSpec) -> bool:
+    """Whether a cell that learns lists learns vectors of their maker, too."""
     distill = cell.student.distill
     return distill is not None and distill.also is not None
 
@@ -301,12 +302,12 @@ def _build_recommender(results: Path, cell: CellSpec, split: Split) -> Path:
     spec, address = cell.lists["spec"], cell.lists["address"]
     key = digest({name: spec[name] for name in ("top", "exclude_seen")} | {"teacher": address})
     path = folder(results) / f"{spec['backbone']}-{key}.parquet"
-    states = states_beside(path) if _learns_states(cell) else None
+    states = states_beside(path) if learns_states(cell) else None
     if path.is_file() and (states is None or states.is_file()):
         return path
     teacher = CellSpec.model_validate(cell.lists["cell"])
     run = rundir.run_path(results, address)
-    if not run.exists() or rundir.fault(run, address) is not None:
+    if not rundir.whole(results, address):
         _train(results, teacher, address)
     with wait_lock(results, f"lists-{key}"):
         if not path.is_file():

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from recbole_kd.benchmark import properties, record, rundir
+from recbole_kd.benchmark import properties, record, rooms, rundir
 from recbole_kd.benchmark.artefacts import Artefacts
 from recbole_kd.benchmark.executor import FAILED, CellTask
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.prefix import MARK
+from recbole_kd.benchmark.pretraining import of_student
 from recbole_kd.benchmark.rankers import needs, repointed, with_retrievers
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import CellLabel, PlannedCell
@@ -255,7 +256,7 @@ def _run(
     build: Builder,
 ) -> dict[str, str | None]:
     """Run the cells of one round; cell digest -> error, or ``None`` for success."""
-    missing = {c.cell: c for _, _, c in asked if not rundir.run_path(results, c.cell).is_dir()}
+    missing = {c.cell: c for _, _, c in asked if not rundir.whole(results, c.cell)}
     outcomes: dict[str, str | None] = {c.cell: None for _, _, c in asked}
     if not missing:
         return outcomes
@@ -313,12 +314,10 @@ def with_point(cell: PlannedCell, point: Mapping[str, Any], seed: int) -> Planne
             known = [f"{p}.{k}" for p in ("hparams", "train", "distill") for k in (student.get(p) or {})]
             raise SpecError(f"tuning: {cell.spec.student.model} has no '{path}'{did_you_mean(path, known)}")
         section[key] = value
-    spec = cell.spec.model_copy(
-        update={
-            "student": validated(StudentSpec, student, f"tuning: {cell.spec.student.model}"),
-            "seed": seed,
-        }
-    )
+    changed = validated(StudentSpec, student, f"tuning: {cell.spec.student.model}")
+    update = {"student": changed, "inputs": of_student(cell.spec.inputs, changed), "seed": seed}
+    update["student_source"] = rooms.student_source(changed, f"tuning: {cell.spec.student.model}")
+    spec = cell.spec.model_copy(update=update)
     label = cell.label.model_copy(update={"seed": seed})
     return PlannedCell(label=label, spec=spec, cell=spec.address())
 

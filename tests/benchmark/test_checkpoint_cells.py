@@ -16,6 +16,7 @@ from recbole_kd.benchmark.artefacts import build
 from recbole_kd.benchmark.console import JsonReporter, RichReporter
 from recbole_kd.benchmark.engines import SerialEngine
 from recbole_kd.benchmark.executor import DONE, EXISTS, CellTask, run_cell
+from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.plan import make_plan
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.benchmark.status import prunable, remove
@@ -106,6 +107,39 @@ def test_a_checkpoint_that_outlived_its_run_goes(planned, tmp_path):
     path.write_bytes(b"left")
     assert run_cell(task).status == EXISTS
     assert not path.exists()
+
+
+def test_a_corrupt_run_is_replaced_whoever_finds_it(planned, tmp_path):
+    """Not only where a sweep planned it: a tuner or the maker of a recommender's lists finds it as well."""
+    task = task_of(planned, tmp_path)
+    assert run_cell(task).status == DONE
+    ranks = rundir.run_path(tmp_path, planned.cell) / "ranks.parquet"
+    content = ranks.read_bytes()
+    ranks.write_bytes(content[:-9])
+    assert not rundir.whole(tmp_path, planned.cell)
+    assert run_cell(task).status == DONE
+    assert rundir.whole(tmp_path, planned.cell)
+    assert len(rundir.set_aside_folders(tmp_path)) == 1
+    assert run_cell(task).status == EXISTS
+
+
+def test_prune_spares_what_was_paid_for_and_what_is_in_use(planned, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(task_of(planned, tmp_path), dying(3))
+    cache = tmp_path / "cache"
+    kept = [cache / "profiles" / "profiles.sqlite", cache / "llm" / "profiles.sqlite", cache / "tuned" / "x"]
+    made = [cache / "profiles" / "a-1.parquet", cache / "lists" / "b.parquet", cache / "last-k" / "c.parquet"]
+    for path in (*kept, *made):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    checkpoint = checkpoints.path_of(tmp_path, planned.cell)
+    found = [path for path, why in prunable(tmp_path, cache=True) if why == "cache"]
+    with try_lock(tmp_path, "cell-of-another-process"):
+        assert set(remove(tmp_path, found)) == set(found)
+        assert all(path.exists() for path in (*kept, *made))
+    assert remove(tmp_path, found) == []
+    assert not any(path.exists() for path in (*made, cache / "splits"))
+    assert all(path.exists() for path in (*kept, checkpoint))
 
 
 def test_prune_knows_checkpoints_that_no_experiment_names(planned, tmp_path):

@@ -10,9 +10,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from recbole_kd.benchmark import artefacts
+from recbole_kd.benchmark import artefacts, pretraining
 from recbole_kd.benchmark.executor import CellTask, run_cell
 from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.benchmark.tuning import with_point
 from recbole_kd.errors import SpecError
 from tests.benchmark.conftest import write_dataset
 
@@ -247,6 +248,45 @@ def test_an_encoder_that_is_not_there_is_named(place, write_experiment):
     given = {**recformer(place), "pretrain": {"datasets": []}}
     given["hparams"] = {**given["hparams"], "encoder": "./nowhere"}
     changes = {"variants": {"plain": given}, "backbones": ["Recformer"], "seeds": [1]}
-    cells = load_experiment(write_experiment("words", changes)).cells
-    with pytest.raises(SpecError, match=r"hparams.encoder: model './nowhere': no such file or folder"):
-        artefacts.build(place / "results", cells)
+    said = r"words\.yaml:\d+.*hparams.encoder: model './nowhere': no such file or folder"
+    with pytest.raises(SpecError, match=said):
+        load_experiment(write_experiment("words", changes))
+
+
+def test_weights_that_a_model_reads_by_itself_are_part_of_the_address(place, write_experiment):
+    given = recformer(place)
+    changes = {"variants": {"plain": given}, "backbones": ["Recformer"], "seeds": [1]}
+    path = write_experiment("words", changes)
+    before = load_experiment(path).cells[0]
+    assert list(before.spec.student_source) == ["encoder weights"]
+    weights = place / "encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    after = load_experiment(path).cells[0]
+    assert after.cell != before.cell
+    assert pretraining._key(after.spec, "Recformer") != pretraining._key(before.spec, "Recformer")
+
+
+def test_two_encoders_in_one_experiment_are_two(place, write_experiment):
+    """The items are the same; what reads them is named by the student."""
+    from tests.baselines.encoders import write_encoder
+
+    given = {**recformer(place), "pretrain": {"datasets": []}}
+    other = write_encoder(place / "other-encoder", words_of(place / "data"))
+    second = {**given, "hparams": {**given["hparams"], "encoder": other}}
+    changes = {"variants": {"one": given, "two": second}, "baseline": "one", "backbones": ["Recformer"]}
+    cells = load_experiment(write_experiment("words", {**changes, "seeds": [1]})).cells
+    files = artefacts.build(place / "results", cells)
+    read = [files[c.cell].inputs["language"] for c in cells]
+    assert [Path(folder).name for folder in read] == ["encoder", "other-encoder"]
+
+
+def test_a_trial_is_pre_trained_with_its_own_hyper_parameters(place, write_experiment, quick_encoder):
+    cell = addresses(write_experiment, uni=variant())["uni"]
+    trials = [with_point(cell, {"hparams.hidden_dropout_prob": p}, seed=1) for p in (0.15, 0.55)]
+    files = [build(place / "results", {"uni": c})[1].inputs["pretrain"] for c in (cell, *trials)]
+    assert len(set(files)) == 3
+    for trial, p in zip(trials, (0.15, 0.55), strict=True):
+        assert trial.spec.inputs["pretrain"]["student"]["hparams"]["hidden_dropout_prob"] == p
+    # As if the experiment had said so.
+    said = variant() | {"hparams": {**SMALL["hparams"], "hidden_dropout_prob": 0.15}}
+    assert addresses(write_experiment, uni=said)["uni"].cell == trials[0].cell

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from profiles.build import teacher_digest
-from profiles.content import content_of, decoding_digest, weights_of
+from profiles.content import content_of, decoding_digest, digest_of_weights, weights_of
 from profiles.spec import TeacherSpec, load_teacher_mapping
 from profiles.write import Author
 from profiles.yamlfile import merge
@@ -83,10 +83,40 @@ def test_weights_of_a_folder_are_part_of_the_address(
     (tmp_path / "model.safetensors").write_bytes(b"tuned")
     assert teacher_digest(spec, split, texts) != before
     assert weights_of(spec.canonical()) != known
-    local = asked("local", model=str(tmp_path)).canonical()
+    local = asked("local", model=str(tmp_path), revision=None).canonical()
     assert "writer weights" in weights_of(local)
     # An endpoint's model and a package's file are what their names say.
     assert weights_of({"writer": asked("openai", model=str(tmp_path)).canonical()["writer"]}) == {}
     assert weights_of({"writer": asked("local", model="package:nobody/x.gguf").canonical()["writer"]}) == {}
+    # A stated revision names them, here or not.
+    stated = asked("local", model=str(tmp_path / "gone"), revision="abcd").canonical()["writer"]
+    assert weights_of({"writer": stated}) == {}
     with pytest.raises(SpecError, match="no such file or folder"):
         weights_of({"encoder": spec.canonical()["encoder"] | {"model": str(tmp_path / "gone")}})
+
+
+def test_every_part_of_a_folder_counts(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "2_Dense/model.safetensors", "1_Pooling/config.json", "own_code.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
+    seen = {digest_of_weights(str(tmp_path))}
+    for number, name in enumerate(("2_Dense/model.safetensors", "1_Pooling/config.json", "own_code.py"), 1):
+        (tmp_path / name).write_bytes(b"new")
+        seen.add(digest_of_weights(str(tmp_path)))
+        assert len(seen) == number + 1
+    (tmp_path / ".cache" / "lock.json").write_bytes(b"x")
+    (tmp_path / "README.md").write_bytes(b"x")
+    assert digest_of_weights(str(tmp_path)) in seen
+
+
+def test_the_middle_of_a_large_file_counts(tmp_path: Path) -> None:
+    large = tmp_path / "model.safetensors"
+    with large.open("wb") as stream:
+        stream.truncate((1 << 30) + (8 << 20))
+    before = digest_of_weights(str(tmp_path))
+    with large.open("r+b") as stream:
+        stream.seek(1 << 29)
+        stream.write(b"tuned" * (8 << 20))
+    assert digest_of_weights(str(tmp_path)) != before
