@@ -57,6 +57,8 @@ class Comparison:
         Cohen's d_z and Cliff's d_w of the seed-averaged per-user differences.
     design : Design or None
         Variance components of the default test of the same difference, for its power.
+    error : float
+        Standard error of the difference in the default test.
     result : TestResult or None
         None if the comparison cannot be made yet; ``notes`` say why.
     notes : tuple of str
@@ -79,6 +81,7 @@ class Comparison:
     d_z: float = float("nan")
     dominance: float = float("nan")
     design: Design | None = None
+    error: float = float("nan")
     result: TestResult | None = None
     notes: tuple[str, ...] = ()
 
@@ -89,7 +92,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat mapping: labels first, then the fields of the result."""
-        skip = ("design", "result", "notes", "seeds", "planned_seeds")
+        skip = ("design", "error", "result", "notes", "seeds", "planned_seeds")
         own = {k: v for k, v in self.__dict__.items() if k not in skip}
         own["seeds"] = " ".join(map(str, self.seeds))
         own["planned_seeds"] = " ".join(map(str, self.planned_seeds))
@@ -200,7 +203,7 @@ def _one(
         if np.isnan(other.low):
             other = replace(other, low=result.low, high=result.high, interval_method=result.interval_method)
         result = other
-    notes = []
+    anova, notes = two_way(layout.differences, shared), []
     if len(seeds) < len(planned):
         notes.append(f"{len(seeds)} of {len(planned)} seeds")
     if len(layout.users) < panel.n_users:
@@ -216,7 +219,8 @@ def _one(
         gain_high=gain[1],
         d_z=cohens_dz(layout.differences.mean(axis=0)),
         dominance=dominance(layout.differences.mean(axis=0)),
-        design=Design.of(two_way(layout.differences, shared)),
+        design=Design.of(anova),
+        error=anova.error,
         result=result,
         notes=tuple(notes),
     )

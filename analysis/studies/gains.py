@@ -13,7 +13,7 @@ from analysis.comparison import Comparison, compare
 from analysis.stats.correction import correct
 from analysis.stats.power import smallest_detectable
 from analysis.stats.result import TestResult
-from analysis.stats.twolevel import two_level, two_way
+from analysis.stats.twolevel import two_level
 from analysis.values import Layout, pair_layout
 
 if TYPE_CHECKING:
@@ -94,14 +94,6 @@ def layout_of(part: StudyPart, comparison: Comparison) -> Layout | None:
 def detectable(comparison: Comparison) -> float:
     """Smallest difference that the test of this comparison could have shown (`analysis.stats.power`)."""
     return float("nan") if comparison.design is None else smallest_detectable(comparison.design)
-
-
-def error_of(gain: Gain, layout: Layout) -> float:
-    """Standard error of a gain, its seed variance pooled over methods as in the gain's own test."""
-    result = gain.result
-    if result is not None and np.isfinite(result.statistic) and result.statistic != 0:
-        return abs(result.estimate / result.statistic)
-    return two_way(layout.differences).error
 
 
 def lines(gains: Sequence[Gain]) -> dict[tuple[str, str, str], list[Gain]]:
@@ -187,7 +179,7 @@ def _between(places: np.ndarray, levels: Sequence[tuple[Gain, Layout]]) -> TestR
     sizes = [layout.differences.shape for _, layout in levels]
     n_seeds = min(seeds for seeds, _ in sizes)
     y = np.array([layout.differences.mean() for _, layout in levels])
-    errors = np.array([error_of(gain, layout) for gain, layout in levels])
+    errors = np.array([gain.comparison.error for gain, _ in levels])
     weight = 1 / np.maximum(errors, 1e-12) ** 2
     centred = places - np.average(places, weights=weight)
     spread = float((weight * centred**2).sum())

@@ -13,16 +13,17 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis import wording
+from analysis.comparison import seed_variance
 from analysis.figures.style import GREY, LIGHT, clip_text, colours, error_bars, log_axis, new_figure, style
 from analysis.stats.correction import correct
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
-from analysis.studies.gains import Gain, error_of, layout_of
+from analysis.studies.gains import Gain
 from analysis.studies.page import StudyPage
 from analysis.studies.run import StudyRun
 from analysis.studies.sentences import Seen, certain, could_have_seen, numbers, smallest_seen
 from analysis.table import Cell, Column, Table
-from analysis.values import pair_layout
+from analysis.values import UserValues, pair_layout
 from recbole_kd.errors import StoreError
 
 FILE = "refresh.json"
@@ -128,9 +129,8 @@ def _lines(run: StudyRun) -> dict[tuple[str, str, str], list[Gain]]:
 
 
 def _mean_gain(own: Sequence[Gain]) -> TestResult:
-    layouts = [(g, layout_of(g.part, g.comparison)) for g in own]
-    errors = [error_of(gain, layout) for gain, layout in layouts if layout is not None]
-    return mean_of([g.result for g in own if g.result is not None], errors)
+    made = [(g.result, g.comparison.error) for g in own if g.result is not None]
+    return mean_of([result for result, _ in made], [error for _, error in made])
 
 
 def _took(run: StudyRun) -> dict[tuple[int, str, str], dict[str, Any]]:
@@ -149,16 +149,23 @@ def _took(run: StudyRun) -> dict[tuple[int, str, str], dict[str, Any]]:
 
 
 def difference(run: StudyRun, dataset: str, backbone: str, more: str, less: str) -> TestResult | None:
-    """Mean over the trainings of one variant minus another, user by user; None unless both ran everywhere."""
+    """Mean over the trainings of one variant minus another, user by user; None unless both ran everywhere.
+
+    The seed variance is that of all methods of a training, as in their gains.
+    """
     results, errors = [], []
     for part in run.parts:
         sides = ((backbone, more), (backbone, less))
         if dataset not in part.results.panels:
             return None
-        layout = pair_layout(part.results, dataset, *sides, run.metric)[0]
+        panel = part.results.panels[dataset]
+        values = UserValues(panel, run.metric)
+        layout = pair_layout(part.results, dataset, *sides, run.metric, values=values)[0]
         if layout is None:
             return None
-        anova = two_way(layout.differences)
+        everybody = len(layout.users) == panel.n_users
+        pooled = seed_variance(part.results, dataset, backbone, values) if everybody else None
+        anova = two_way(layout.differences, pooled)
         errors.append(anova.error)
         unit = "users x seeds" if anova.n_seeds > 1 else "users"
         results.append(TestResult("difference", unit, anova.mean, anova.n_users, anova.n_seeds))

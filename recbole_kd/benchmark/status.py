@@ -97,7 +97,8 @@ def prunable(results: Path, cache: bool, trials: bool = False) -> list[tuple[Pat
 def _rebuildable(cache: Path) -> list[Path]:
     """What of the cache can be made again for nothing but time.
 
-    ``profiles`` and ``llm`` hold bought answers, ``training`` and ``tuned`` what interrupted cells go on from.
+    ``profiles`` and ``llm`` hold bought answers, ``training`` and ``tuned`` what interrupted
+    cells go on from.
     """
     folders = [cache / name for name in _MADE]
     vectors = sorted((cache / "profiles").glob("*.parquet"))

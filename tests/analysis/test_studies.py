@@ -19,7 +19,7 @@ from analysis.comparison import compare
 from analysis.figures.style import few_places
 from analysis.load import load_results
 from analysis.stats.result import TestResult
-from analysis.stats.twolevel import two_way
+from analysis.stats.twolevel import SeedVariance, two_way
 from analysis.studies import write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
 from analysis.studies.figures import curve
@@ -28,11 +28,12 @@ from analysis.studies.hallucination import answer as hallucination_answer
 from analysis.studies.hallucination import lost_table
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.page import StudyPage, write_page
-from analysis.studies.refresh import Policy, best, policies
+from analysis.studies.refresh import Policy, best, difference, policies
 from analysis.studies.refresh import answer as refresh_answer
 from analysis.studies.run import load_study_run
 from analysis.studies.sentences import answer, could_have_seen
 from analysis.studies.tables import gains
+from analysis.values import UserValues
 from recbole_kd.errors import SpecError, StoreError
 from tests.analysis.synthetic import latent_ranks, write_experiment
 
@@ -63,6 +64,17 @@ def write_study(tmp_path: Path, gains: dict, points: list, parts: list | None = 
     home.mkdir()
     (home / "study.json").write_text(json.dumps(record | changes))
     return home
+
+
+def pooled_error(gain) -> float:
+    """Standard error with the mean square of method x seed of everybody who ran there, by hand."""
+    results, c = gain.part.results, gain.comparison
+    values = UserValues(results.panels[c.dataset], c.metric)
+    means = np.array([values.of(list(results.cells(*m).values())).mean(axis=1) for m in results.methods()])
+    rest = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
+    df = (means.shape[0] - 1) * (means.shape[1] - 1)
+    d = layout_of(gain.part, c).differences
+    return two_way(d, SeedVariance(2 * (rest**2).sum() / df, df)).error
 
 
 def doses(*places: float) -> list[dict]:
@@ -136,7 +148,7 @@ def test_trend_between_independent_places_by_hand(tmp_path, monkeypatch):
     trend = next(t for t in trends(run) if t.line[2] == "kd")
     own = [g for g in run.gains if g.series == "kd"]
     x, y = np.array([1, 2, 4, 8]), np.array([g.result.estimate for g in own])
-    error = np.array([g.result.estimate / g.result.statistic for g in own])
+    error = np.array([pooled_error(g) for g in own])
     alone = [two_way(layout_of(g.part, g.comparison).differences).error for g in own]
     assert error != pytest.approx(np.array(alone), rel=1e-3)
     slope, covariance = np.polyfit(x, y, 1, w=1 / error, cov="unscaled")
@@ -352,11 +364,13 @@ def test_what_could_be_seen_of_a_policy_is_of_the_mean_over_trainings(tmp_path):
         (part.results.directory / "refresh.json").write_text(text)
     for policy in policies(run):
         error = policy.gain.estimate / policy.gain.statistic
-        made = [g.result for g in run.gains if g.series == policy.line[2]]
-        own = [r.estimate / r.statistic for r in made]
+        own = [pooled_error(g) for g in run.gains if g.series == policy.line[2]]
         assert error == pytest.approx(np.sqrt(np.sum(np.square(own))) / 4)
         assert policy.detectable == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error)
         assert policy.detectable < min(g.detectable for g in run.gains)
+    fresh = difference(run, "tiny", "SASRec", "kd", "plain")
+    (kd,) = [p.gain for p in policies(run) if p.line[2] == "kd"]
+    assert (fresh.estimate, fresh.statistic) == pytest.approx((kd.estimate, kd.statistic))
     middle = max(p.detectable for p in policies(run))
     text = refresh_answer(run)[-1]
     assert f"is {middle:.4f} NDCG@10" in text
