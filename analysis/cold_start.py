@@ -7,13 +7,15 @@ interaction "gain x k" is tested within users.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from analysis.comparison import Comparison, planned_pairs
@@ -59,7 +61,7 @@ def last_k_panels(results: Results) -> dict[str, dict[int, Panel]]:
         ranks: dict[int, NDArray[np.float32]] = {}
         for row, cell in enumerate(panel.cells):
             path = _file(results, cell)
-            if not path.exists():
+            if not path.exists() or _of_a_run_before(path, results.manifests.get(cell, {})):
                 continue
             for k, part in _read(path, results.masked).groupby("last_k"):
                 whole = ranks.setdefault(int(str(k)), np.full(panel.rank.shape, np.nan, dtype=np.float32))
@@ -68,6 +70,16 @@ def last_k_panels(results: Results) -> dict[str, dict[int, Panel]]:
         if ranks:
             found[dataset] = {k: replace(panel, rank=ranks[k]) for k in sorted(ranks)}
     return found
+
+
+def _of_a_run_before(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the file says that it was made from a run that has been replaced since."""
+    ranks = (manifest.get("files") or {}).get("ranks.parquet", {})
+    try:
+        said = (pq.read_schema(path).metadata or {}).get(b"run")
+    except (OSError, pa.ArrowException):
+        return False
+    return said is not None and said != str(ranks.get("sha256")).encode()
 
 
 def _read(path: Path, masked: bool) -> pd.DataFrame:

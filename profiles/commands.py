@@ -49,11 +49,17 @@ def build(
 ) -> None:
     """Write texts, then the embedding file (when all users are asked for)."""
     from profiles.build import build_teacher, write_texts
+    from profiles.transfer import holds_shipped
 
     job = ProfileJob.of(dataset, profile, folder, changes)
     price_table = _table_of(prices)
     spec, price = job.spec, price_function(job.author.backend.model, table=price_table)
     with Store(folder / STORE) as store:
+        if anew and holds_shipped(store, job.split.dataset.name, job.author.writer):
+            raise StoreError(
+                f"{folder / STORE}: holds the texts that ship with the code, so none would be written anew; "
+                "give another --folder"
+            )
         if budget is not None:
             histories = job.histories[:users]
             estimate = plan_profiles(job.author, histories, store, price_table)

@@ -78,6 +78,16 @@ class WriterSpec(Strict):
             raise ValueError(f"backend {self.backend} needs 'model' and the section 'api'")
         return self
 
+    @model_validator(mode="after")
+    def _penalties_are_sent(self) -> WriterSpec:
+        penalised = self.decoding.repetition_penalty != 1 or self.decoding.no_repeat_ngram != 0
+        if self.backend in ("openai", "batch-file") and penalised:
+            raise ValueError(
+                f"backend {self.backend} sends neither repetition_penalty nor no_repeat_ngram; set them to "
+                "1 and 0, and what the endpoint takes of its own into api.extra_body"
+            )
+        return self
+
 
 class EncoderSpec(Strict):
     """Text to vector."""
@@ -117,7 +127,16 @@ class CorruptionSpec(Strict):
     kind: str
     rate: float = Field(ge=0, le=1)
     seed: int
-    strength: float | None = Field(None, description="noise: signal-to-noise ratio; rotation: degrees")
+    strength: float | None = Field(None, gt=0, description="noise only: signal-to-noise ratio of powers")
+
+    @model_validator(mode="after")
+    def _strength_of_noise(self) -> CorruptionSpec:
+        if (self.strength is None) == (self.kind == "noise"):
+            said = (
+                "needs 'strength', a signal-to-noise ratio" if self.kind == "noise" else "takes no 'strength'"
+            )
+            raise ValueError(f"corruption {self.kind} {said}")
+        return self
 
 
 class RefreshSpec(Strict):

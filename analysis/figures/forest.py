@@ -89,7 +89,7 @@ def forest_plot(results: Results, comparisons: Sequence[Comparison] | None = Non
         beside = axes.get_yaxis_transform()
         for y, text in heads:
             axes.text(-0.02, y, clip_text(text, 34), transform=beside, ha="right", va="center", weight="bold")
-        axes.set_yticks([y for y, _ in rows], [clip_text(c.variant, 26) for _, c in rows])
+        axes.set_yticks([y for y, _ in rows], [clip_text(c.variant, 36) for _, c in rows])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_ylim(lowest - 0.7, 0.7)

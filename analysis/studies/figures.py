@@ -62,7 +62,7 @@ def curve(run: StudyRun) -> Figure:
                 _line(axes, drawn[dataset, backbone, name], places, offset, colour[name], number, run.x_log)
             for gain in beside:
                 if gain.line[:2] == (dataset, backbone) and gain.result is not None:
-                    label = f"{clip_text(gain.series, 22)} (no place)"
+                    label = f"{clip_text(gain.series, 22)} (not on this axis)"
                     # The palette repeats: who has a colour again has other dashes.
                     again = names.index(gain.series) // len(COLOURS) % len(_DASHES)
                     look = {"color": colour[gain.series], "ls": _DASHES[again]}

@@ -63,9 +63,9 @@ def encoder_identity(spec: EncoderSpec) -> dict[str, Any]:
     """What the manifest says about the encoder: the spec, and a digest of local weights."""
     from pathlib import Path
 
-    from profiles.content import LOCAL_ENCODERS, SPEED
+    from profiles.content import LOCAL_ENCODERS, content_of
     from profiles.llm.sources import locate, weights_digest
 
-    said = spec.model_dump(mode="json", exclude=set(SPEED), exclude_none=True)
+    said = content_of(spec.model_dump(mode="json", exclude_none=True))
     source = locate(spec.model) if spec.model and spec.kind in LOCAL_ENCODERS else None
     return said | ({"weights": weights_digest(source)} if isinstance(source, Path) else {})

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from recbole_kd.baselines.llm.candidates import (
 from recbole_kd.baselines.llm.spec import CandidatesSpec
 from recbole_kd.benchmark import record, rundir
 from recbole_kd.benchmark.artefacts import read_split, split_file, write_bytes_atomic
+from recbole_kd.benchmark.derived import KEY, made_from, state_of
 from recbole_kd.benchmark.rerank import candidate_sets
 from recbole_kd.benchmark.resolve import Experiment
 from recbole_kd.benchmark.spec import PlannedCell
@@ -72,7 +72,7 @@ def write_candidate_ranks(
     if not frames:
         return None
     path = record.folder(results, experiment.name) / FILE
-    _write(path, pd.concat(frames, ignore_index=True), spec.canonical())
+    _write(path, pd.concat(frames, ignore_index=True), spec)
     return path
 
 
@@ -95,10 +95,12 @@ def _of_cell(
     split = read_split(split_file(results, planned.spec))
     address = sets_address(retriever, spec, split)
     path = results / "cache" / "candidate-ranks" / address / f"{planned.cell}.parquet"
-    if not path.is_file():
+    runs = [rundir.run_path(results, cell) for cell in (planned.cell, retriever)]
+    if not made_from(path, *runs):
         sets = candidate_sets(results, retriever, spec, split, device)[_PART]
         scores = _scores(results, planned, sets, split, device)
-        _write(path, _frame(results, planned, sets, scores, split), spec.canonical())
+        frame = _frame(results, planned, sets, scores, split)
+        _write(path, frame, spec, {KEY: state_of(*runs)})
     return pd.read_parquet(path)
 
 
@@ -154,13 +156,14 @@ def _stored(run: Path, sets: CandidateSets, split: Split) -> Floats:
     return found
 
 
-def _write(path: Path, frame: pd.DataFrame, said: dict[str, Any]) -> None:
+def _write(
+    path: Path, frame: pd.DataFrame, spec: CandidatesSpec, more: Mapping[str, str] | None = None
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
     buffer = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({"recbole_kd": json.dumps(said)}), buffer, compression="zstd"
-    )
+    said = {"recbole_kd": json.dumps(spec.canonical()), **(more or {})}
+    pq.write_table(table.replace_schema_metadata(said), buffer, compression="zstd")
     write_bytes_atomic(path, buffer.getvalue())

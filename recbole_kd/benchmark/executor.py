@@ -145,11 +145,12 @@ def _run(
     task: CellTask, results: Path, on_epoch: OnEpoch | None, fitted_before: FitResult | None
 ) -> tuple[int, ...]:
     """Train, rank, write; return the epochs after which an interrupted training went on."""
+    begin = time.perf_counter()
     machine.reset_peak_memory()
     machine.reset_gpu_peak(task.device)
     limit_threads()
     checkpoint = checkpoints.of_cell(results, task.cell, task.device)
-    finished = _finished(task, results, on_epoch, fitted_before, checkpoint)
+    finished = _finished(task, results, on_epoch, fitted_before, checkpoint, begin)
     content = task.cell, finished.spec.canonical(), manifest_of(finished), files_of(finished)
     rundir.write_run(results, *content)
     checkpoint.remove()
@@ -162,11 +163,11 @@ def _finished(
     on_epoch: OnEpoch | None,
     fitted_before: FitResult | None,
     checkpoint: Checkpoint,
+    begin: float,
 ) -> Finished:
     """Read the files of a cell, train it (or ask its language model) and rank."""
     from recbole_kd.benchmark.inputs import read_inputs
 
-    begin = time.perf_counter()
     spec = CellSpec.model_validate(task.spec)
     split = read_split(Path(task.split))
     profiles = _profiles(spec, task.teacher, split)

@@ -24,6 +24,7 @@ from recbole_kd.baselines.llm.candidates import (
 from recbole_kd.baselines.llm.spec import CandidatesSpec, RankerSpec
 from recbole_kd.benchmark import rooms, rundir
 from recbole_kd.benchmark.artefacts import write_bytes_atomic
+from recbole_kd.benchmark.derived import KEY, made_from, state_of
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.rankers import ranker_class
 from recbole_kd.benchmark.spec import CellSpec
@@ -91,9 +92,10 @@ def candidate_sets(
         The retriever has no run yet, or it cannot be read.
     """
     path = candidate_file(results, retriever, spec, split)
-    if not path.is_file():
+    run = rundir.run_path(results, retriever)
+    if not made_from(path, run):
         with wait_lock(results, f"candidates-{path.stem}"):
-            if not path.is_file():
+            if not made_from(path, run):
                 write_bytes_atomic(path, _build(results, retriever, spec, split, device))
     return read_sets(path, split)
 
@@ -106,7 +108,8 @@ def _build(results: Path, retriever: str, spec: CandidatesSpec, split: Split, de
     n = split.dataset.n_users
     parts = {name: build_candidates(score, getattr(split, name), name, spec, n, batch) for name in _PARTS}
     said = {"retriever": retriever, **spec.sets(), "split_digest": split.digest, "ranks_checked": checked}
-    return encode_sets(parts, split.dataset, said)
+    state = {KEY: state_of(rundir.run_path(results, retriever))}
+    return encode_sets(parts, split.dataset, said, state)
 
 
 def _scorer(results: Path, retriever: str, split: Split, device: str) -> tuple[ScoreRows, int]:

@@ -130,6 +130,7 @@ def _read(path: Path, spec: DatasetSpec, scratch: Scratch) -> _Raw:
                 rating[rows] = batch.column(fields.rating).to_numpy()
             begin = rows.stop
     except Odd:
+        _refuse_blank_end(path)
         refuse_interactions(path, wanted)
     if not begin:
         refuse_interactions(path, wanted)
@@ -142,6 +143,15 @@ def _read(path: Path, spec: DatasetSpec, scratch: Scratch) -> _Raw:
         list(users.ids),
         list(items.ids),
     )
+
+
+def _refuse_blank_end(path: Path) -> None:
+    """The loader in memory passes over blank lines at the end; block by block none is known to be last."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        tail = file.read()
+    if tail[len(tail.rstrip(b"\r\n")) :].count(b"\n") > 1:
+        raise DataError(f"{path}: ends in blank lines; remove them, or 'memory' from the dataset's YAML")
 
 
 def _lines(path: Path) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def gru_layers(gru: nn.GRU, x: Tensor) -> list[Tensor]:
@@ -71,6 +72,7 @@ class _Layer(torch.autograd.Function):
         return states[1:].transpose(0, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inputs, weight_ih, weight_hh, gates, of_new, states = ctx.saved_tensors
         length, b, h = of_new.shape

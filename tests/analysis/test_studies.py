@@ -289,7 +289,9 @@ def test_lines_without_a_place_can_be_told_apart(tmp_path):
     home = write_study(tmp_path, {"dose@0": 0.1, **{f"beside{i}": 0.1 * i for i in range(9)}}, doses(0))
     (axes,) = curve(load_study_run(home)).axes
     looks = [
-        (line.get_color(), line.get_linestyle()) for line in axes.lines if "no place" in line.get_label()
+        (line.get_color(), line.get_linestyle())
+        for line in axes.lines
+        if "not on this axis" in line.get_label()
     ]
     assert len(looks) == len(set(looks)) == 9
 

@@ -385,7 +385,11 @@ def test_speed_changes_no_address_and_prompts_do(write_experiment):
         path = write_experiment("one", {"variants": listed, "candidates": CANDIDATES, "seeds": [1]})
         return load_experiment(path).cells[-1].cell
 
-    assert address() == address(llm={"batch_size": 3, "device": "cpu"})
+    assert address() == address(llm={"device": "cpu"})
+    greedy = {"decoding": {"temperature": 0.0}}
+    assert address(llm=greedy) == address(llm={**greedy, "batch_size": 3})
+    # Words that are drawn are drawn for a batch at a time.
+    assert address() != address(llm={"batch_size": 3})
     others = [{"params": {"prompt": "recency"}}, {"llm": {"decoding": {"temperature": 0.0}}}]
     assert len({address(), *(address(**other) for other in others)}) == 3
 

@@ -97,6 +97,17 @@ def test_a_bad_line_is_named_as_in_ram_and_nothing_is_left(tmp_path):
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_blank_lines_at_the_end_are_named(tmp_path):
+    """In memory they are passed over; the other loader had called such a file no table."""
+    write_rows(tmp_path, [("a", "x", 1.0, 1.0), ("b", "y", 1.0, 2.0)])
+    file = next(tmp_path.glob("*.inter"))
+    file.write_text(file.read_text() + "\n")
+    assert len(load_dataset(spec_of(tmp_path)).sequences) == 2
+    memory = {"folder": str(tmp_path / "scratch"), "budget_mb": 64}
+    with pytest.raises(DataError, match=r"\.inter: ends in blank lines; remove them"):
+        load_dataset(spec_of(tmp_path, memory=memory))
+
+
 def test_stretches_hold_no_more_than_the_budget_and_all_rows():
     scratch = Scratch("unused", 64)
     offsets = np.r_[0, np.cumsum(np.random.default_rng(0).integers(0, 200_000, 40))]

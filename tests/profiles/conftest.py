@@ -76,8 +76,9 @@ def texts() -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def template() -> dict[str, object]:
-    """The template profile with the encoder that needs no weights."""
+    """The template profile with the encoder that needs no weights, and decoding that any back-end knows."""
     mapping = load_teacher_mapping("template")
+    mapping["writer"]["decoding"] |= {"repetition_penalty": 1.0, "no_repeat_ngram": 0}
     mapping["encoder"] |= {
         "kind": "tfidf",
         "model": None,

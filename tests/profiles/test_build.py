@@ -134,7 +134,7 @@ def test_corruption_rate_zero_is_the_same_vectors(
 ) -> None:
     plain, _ = read_embedding_file(build_teacher(spec(template), split, texts, tmp_path))
     for kind in ("attribute-swap", "noise", "rotation"):
-        damage = [{"kind": kind, "rate": 0.0, "seed": 1, "strength": 1.0}]
+        damage = [{"kind": kind, "rate": 0.0, "seed": 1} | ({"strength": 1.0} if kind == "noise" else {})]
         rows, _ = read_embedding_file(
             build_teacher(spec(template, corruption=damage), split, texts, tmp_path)
         )
@@ -151,6 +151,15 @@ def test_corruption_rate_zero_is_the_same_vectors(
         ({"placebo": {"kind": "shufled", "seed": 1}}, "did you mean 'shuffled'"),
         ({"writer": {"prompt": "tempate"}}, "unknown prompt 'tempate'"),
         ({"corruption": [{"kind": "noise", "rate": 2, "seed": 1}]}, "corruption.0.rate"),
+        ({"corruption": [{"kind": "noise", "rate": 1, "seed": 1}]}, "noise needs 'strength'"),
+        (
+            {"corruption": [{"kind": "rotation", "rate": 1, "seed": 1, "strength": 30}]},
+            "rotation takes no 'strength'",
+        ),
+        (
+            {"extends": "openai", "writer": {"decoding": {"repetition_penalty": 1.1}}},
+            "backend openai sends neither repetition_penalty nor no_repeat_ngram",
+        ),
     ],
 )
 def test_slips_of_the_pen_cost_no_run(changes: dict, message: str) -> None:

@@ -33,7 +33,8 @@ def asked(backend: str, **changes: Any) -> TeacherSpec:
     writer = {"backend": backend, "model": "m", "prompt": "plain"}
     base = merge(load_teacher_mapping("smollm2"), {"writer": writer})
     if backend == "openai":
-        base = merge(base, {"writer": {"api": ENDPOINT}})
+        plain = {"repetition_penalty": 1.0, "no_repeat_ngram": 0}
+        base = merge(base, {"writer": {"api": ENDPOINT, "decoding": plain}})
     return TeacherSpec.model_validate(merge(base, {"writer": changes}))
 
 

@@ -44,7 +44,7 @@ class Bench:
         self.names = [h.user for h in self.histories]
 
     def damaged(self, kind: str, rate: float, seed: int = 0) -> list[str]:
-        spec = CorruptionSpec(kind=kind, rate=rate, seed=seed, strength=None)
+        spec = CorruptionSpec(kind=kind, rate=rate, seed=seed)
         return apply_to_texts([spec], self.texts, self.names, self.owned, self.lexicon, self.domain)
 
     def profiles(self) -> list[Profile]:

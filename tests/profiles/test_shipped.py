@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from profiles.build import write_texts
+from profiles.build import make_author, write_texts
 from profiles.history import LeakageGuard
 from profiles.llm.local import LocalBackend
 from profiles.spec import load_teacher_spec
 from profiles.store import Store
-from profiles.transfer import SHIPPED, read_profiles
+from profiles.transfer import SHIPPED, holds_shipped, read_profiles
 from recbole_kd.data.history import history_hash
 from recbole_kd.data.load import load_dataset, load_item_texts
 from recbole_kd.data.spec import read_dataset_spec
@@ -46,6 +46,11 @@ def test_a_build_finds_every_text_and_loads_no_model(
     monkeypatch.setattr(LocalBackend, "load", refuse)
     monkeypatch.setattr(LocalBackend, "_folder", refuse)
     with Store(tmp_path / "s.sqlite") as store:
-        outcome = write_texts(load_teacher_spec("smollm2"), split, texts, store, domain="movies")
+        spec = load_teacher_spec("smollm2")
+        writer = make_author(spec, split, texts, "movies").writer
+        assert not holds_shipped(store, "ml-100k", writer)
+        outcome = write_texts(spec, split, texts, store, domain="movies")
+        # So that nobody takes them for texts of his own.
+        assert holds_shipped(store, "ml-100k", writer)
     assert (len(outcome.profiles), outcome.answered, outcome.failed) == (943, 0, {})
     assert all(p.text.startswith("This viewer likes") for p in outcome.profiles)

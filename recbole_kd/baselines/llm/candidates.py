@@ -242,8 +242,13 @@ def to_table(sets: CandidateSets, dataset: Dataset, scores: Floats | None = None
     return pa.table(columns)
 
 
-def encode_sets(parts: Mapping[str, CandidateSets], dataset: Dataset, said: Mapping[str, Any]) -> bytes:
-    """The file of candidate sets; ``said`` (retriever, spec) goes into its metadata."""
+def encode_sets(
+    parts: Mapping[str, CandidateSets],
+    dataset: Dataset,
+    said: Mapping[str, Any],
+    more: Mapping[str, str] | None = None,
+) -> bytes:
+    """The file of candidate sets; ``said`` (retriever, spec) and ``more`` go into its metadata."""
     import json
 
     import pyarrow as pa
@@ -254,7 +259,7 @@ def encode_sets(parts: Mapping[str, CandidateSets], dataset: Dataset, said: Mapp
         name: {"rank": sets.ranks.rank.tolist(), "rank_masked": sets.ranks.rank_masked.tolist()}
         for name, sets in parts.items()
     }
-    meta = {"recbole_kd": json.dumps({"format": FORMAT, **said}), "ranks": json.dumps(ranks)}
+    meta = {"recbole_kd": json.dumps({"format": FORMAT, **said}), "ranks": json.dumps(ranks), **(more or {})}
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(meta), buffer, compression="zstd")
     return buffer.getvalue()

@@ -22,7 +22,7 @@ from recbole_kd.baselines.p5.words import Ids, PretrainedWords, Words, encode, p
 from recbole_kd.baselines.scorer import Scorer
 from recbole_kd.data.types import EvalSet, IntArray, Split
 from recbole_kd.errors import SpecError
-from recbole_kd.metrics import per_user
+from recbole_kd.metrics import per_user, standard_name
 from recbole_kd.ranking import rank_rows
 from recbole_kd.strict import Strict, digest
 from recbole_kd.training.fit import FitResult, OnEpoch
@@ -214,10 +214,10 @@ def _check_train(train: TrainSpec) -> None:
     train.refuse_average(_LOOP)
     if train.loss is not None:
         raise SpecError(f"train.loss: {train.loss.name}, but P5 has a loss of its own; leave it out")
-    fixed = {"valid_metric": _METRIC, "softmax_precision": "float32"}
-    for key, value in fixed.items():
-        if getattr(train, key) != value:
-            raise SpecError(f"train.{key}: {getattr(train, key)}, but {_LOOP} has {value}; set it to that")
+    said = {"valid_metric": standard_name(train.valid_metric), "softmax_precision": train.softmax_precision}
+    for key, value in {"valid_metric": _METRIC, "softmax_precision": "float32"}.items():
+        if said[key] != value:
+            raise SpecError(f"train.{key}: {said[key]}, but {_LOOP} has {value}; set it to that")
 
 
 def fit(

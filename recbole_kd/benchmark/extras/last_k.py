@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_kd.benchmark.artefacts import read_split, split_file, write_bytes_atomic
+from recbole_kd.benchmark.derived import KEY, made_from, state_of
 from recbole_kd.benchmark.extras.plan import done_runs, read_plan, results_of
 from recbole_kd.data.types import EvalSet, Sequences, Split
 from recbole_kd.errors import UserError
@@ -43,7 +44,7 @@ def write_last_k(folder: Path, ks: Sequence[int], progress: Progress | None = No
     runs = list(dict.fromkeys(run for _, run in done_runs(folder, plan)))
     for number, run in enumerate(runs):
         path = results_of(folder).joinpath(*FOLDER, f"{run.name}.parquet")
-        if not _has(path, ks):
+        if not (made_from(path, run) and _has(path, ks)):
             made = _rank(results_of(folder), run, ks, splits)
             if made is None:
                 continue
@@ -57,8 +58,6 @@ def write_last_k(folder: Path, ks: Sequence[int], progress: Progress | None = No
 def _has(path: Path, ks: Sequence[int]) -> bool:
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        return False
     found = pq.read_table(path, columns=["last_k"])["last_k"].unique().to_pylist()
     return set(ks) <= set(found)
 
@@ -92,5 +91,6 @@ def _rank(results: Path, run: Path, ks: Sequence[int], splits: dict[str, Split])
             )
         )
     buffer = io.BytesIO()
-    pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+    table = pa.concat_tables(tables).replace_schema_metadata({KEY: state_of(run)})
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
