@@ -154,6 +154,7 @@ def build_inputs(results: Path, cell: CellSpec, split: Split) -> dict[str, str]:
     """
     files: dict[str, str] = {}
     wanted = cell.inputs or {}
+    rooms.check_weights(cell)
     if ITEMS in wanted:
         files[ITEMS] = str(build_items(results, cell, split).resolve())
     if USERS in wanted:

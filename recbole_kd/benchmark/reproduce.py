@@ -8,15 +8,14 @@ from typing import Any
 
 import yaml
 
-from profiles.content import weights_of
 from recbole_kd.benchmark import machine, rooms, rundir
 from recbole_kd.benchmark.artefacts import Artefacts, build_in_child
 from recbole_kd.benchmark.executor import FAILED, CellTask, run_cell
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.rankers import needs
-from recbole_kd.benchmark.spec import ITEMS_SOURCE, CellLabel, CellSpec, PlannedCell
+from recbole_kd.benchmark.spec import CellLabel, CellSpec, PlannedCell
 from recbole_kd.benchmark.validate import validated
-from recbole_kd.errors import StoreError, UserError
+from recbole_kd.errors import ProfileError, StoreError, UserError
 
 IDENTICAL, CLOSE, DIFFERENT = "identical", "within tolerance", "different"
 
@@ -74,28 +73,12 @@ def load_cell(run: Path) -> tuple[PlannedCell, dict[str, Any]]:
     for role, found_now in rooms.confidence_source(spec.student, run).items():
         if (spec.teacher_source or {}).get(role) != found_now:
             raise StoreError(f"{run}: the file of confidences is not the one that the run was made from")
-    _check_weights(run, spec)
+    try:
+        rooms.check_weights(spec)
+    except ProfileError as error:
+        raise StoreError(f"{run}: {error}") from None
     label = CellLabel.model_validate(manifest["written_as"])
     return PlannedCell(label=label, spec=spec, cell=cell), manifest
-
-
-def _check_weights(run: Path, spec: CellSpec) -> None:
-    """Refuse models of the user's whose weights are not those that the run was made with."""
-    inputs, ranker = spec.inputs or {}, spec.ranker or {"spec": {}, "source": {}}
-    read: list[tuple[dict[str, Any], dict[str, str]]] = [
-        (spec.teacher or {}, spec.teacher_source or {}),
-        (inputs.get("items", {}), inputs.get(ITEMS_SOURCE, {})),
-        (inputs["users"]["spec"], inputs["users"]["source"]) if "users" in inputs else ({}, {}),
-        ({"writer": ranker["spec"].get("llm") or {}}, ranker["source"]),
-    ]
-    own = rooms.student_source(spec.student) or {}
-    for role, found in own.items():
-        if (spec.student_source or {}).get(role) != found:
-            raise StoreError(f"{run}: the {role} are not those that the run was made with")
-    for parts, source in read:
-        for role, found in weights_of(parts).items():
-            if source.get(role) != found:
-                raise StoreError(f"{run}: the {role} are not those that the run was made with")
 
 
 def reproduce(run: Path, device: str, tolerance: float) -> Verdict:

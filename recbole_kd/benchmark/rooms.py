@@ -19,7 +19,7 @@ from recbole_kd.baselines import WEIGHTS
 from recbole_kd.benchmark import prefix, properties
 from recbole_kd.benchmark.locks import wait_lock
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, merge
-from recbole_kd.benchmark.spec import CellSpec, InputsSpec, VariantSpec, teacher_content
+from recbole_kd.benchmark.spec import ITEMS_SOURCE, CellSpec, InputsSpec, VariantSpec, teacher_content
 from recbole_kd.benchmark.validate import validated
 from recbole_kd.data.spec import DatasetSpec
 from recbole_kd.errors import AbsentDataError, DataError, ProfileError, SpecError
@@ -234,6 +234,34 @@ def weights_source(parts: Mapping[str, Any], asked_at: object = None) -> dict[st
         return weights_of(parts)
 
 
+def check_weights(cell: CellSpec) -> None:
+    """Refuse models of the user's whose weights are not those that the cell was planned with.
+
+    Raises
+    ------
+    SpecError
+        A file or folder is gone.
+    ProfileError
+        It has other weights now.
+    """
+    inputs, ranker = cell.inputs or {}, cell.ranker or {"spec": {}, "source": {}}
+    read: list[tuple[dict[str, Any], dict[str, str]]] = [
+        (cell.teacher or {}, cell.teacher_source or {}),
+        (inputs.get("items", {}), inputs.get(ITEMS_SOURCE, {})),
+        (inputs["users"]["spec"], inputs["users"]["source"]) if "users" in inputs else ({}, {}),
+        ({"writer": ranker["spec"].get("llm") or {}}, ranker["source"]),
+    ]
+    found = [(weights_source(parts), source) for parts, source in read]
+    found.append((student_source(cell.student) or {}, cell.student_source or {}))
+    for now, planned in found:
+        for role, value in now.items():
+            if planned.get(role) != value:
+                raise ProfileError(
+                    f"the {role} are not those that the run was planned with; put them back, or run the "
+                    "experiment again: it plans a new run"
+                )
+
+
 @contextmanager
 def _placed(asked_at: object, key: str | None) -> Iterator[None]:
     """Put the place before an error that does not know it."""
@@ -262,6 +290,7 @@ def teacher_table(results: Path, cell: CellSpec, split: Split) -> tuple[Path, Pr
         path = Path(cell.teacher_file)
         check_given(cell, path)
     else:
+        check_weights(cell)
         # One builder at a time: teachers share their texts, and texts are bought once.
         with wait_lock(results, "profiles"):
             path = _build_teacher(profiles_folder(results), cell, split)

@@ -91,8 +91,13 @@ def test_a_run_is_not_reproduced_with_other_weights(place, write_experiment, mon
     run = _as_if_run(cell, place, monkeypatch)
     assert reproduce.load_cell(run)[0].cell == cell.cell
     (weights / "model.safetensors").write_bytes(b"tuned")
-    with pytest.raises(StoreError, match="the encoder weights are not those that the run was made with"):
+    with pytest.raises(
+        StoreError, match="run: the encoder weights are not those that the run was planned with"
+    ):
         reproduce.load_cell(run)
+    # Nor is anything built at the old address.
+    with pytest.raises(ProfileError, match="the encoder weights are not those"):
+        build(place / "results", [cell])
 
 
 def test_a_run_is_not_reproduced_with_other_confidences(kd, place, monkeypatch):
