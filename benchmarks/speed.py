@@ -158,6 +158,8 @@ def measured(args: argparse.Namespace, module: str, name: str, options: list[str
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Run everything that is missing; return the record that the page shows."""
+    from recbole_kd.models.cross_entropy import resolve_precision
+
     entries = []
     for dataset in args.datasets:
         for model in args.models:
@@ -188,6 +190,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "budget": args.budget,
         "quick": args.quick,
+        "softmax": str(resolve_precision("auto", args.device)).removeprefix("torch."),
         "recbole": {"batch_size": args.recbole_batch, "anomaly_detection": args.anomaly_detection},
         "left_out": [s for s in args.systems if s not in args.python],
         "entries": entries,

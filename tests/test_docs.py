@@ -23,6 +23,20 @@ def test_named_files_exist(document: str, repo_root: Path) -> None:
     assert not missing
 
 
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(repo_root: Path) -> None:
+    """Of every page, results included; links into pages of the web are not followed."""
+    pages = [*(repo_root / name for name in DOCUMENTS), *sorted((repo_root / "docs").rglob("*.md"))]
+    wrong = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL))
+        near = [link for link in links if "://" not in link]
+        wrong += [f"{page.name}: {link}" for link in near if not (page.parent / link).exists()]
+        wrong += [f"{page.name}: a mark to fill in"] if "@@" in text or "TODO" in text else []
+    assert len(pages) > 20
+    assert not wrong
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_targets_exist(document: str, repo_root: Path) -> None:
     makefile = (repo_root / "Makefile").read_text(encoding="utf-8")

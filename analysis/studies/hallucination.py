@@ -232,9 +232,15 @@ def _rescued(run: StudyRun) -> str:
         return "weights by grounding were not run"
     first = min(means, key=lambda r: r.result.p)
     text = f"{first.line[2]} minus the same without weights: {numbers(first.result, run.metric)}"
-    if not certain(first.result):
-        return f"no effect of weights by grounding shown ({text})"
-    return f"weights by grounding {'help' if first.result.estimate > 0 else 'harm'} ({text})"
+    mean = "in the mean over the doses " if first.x is None else ""
+    if certain(first.result):
+        return f"{mean}weights by grounding {'help' if first.result.estimate > 0 else 'harm'} ({text})"
+    none = f"{mean}no effect of weights by grounding is shown ({text})"
+    alone = [r for r in rescues(run) if mean and r.x is not None and certain(r.result)]
+    if not alone:
+        return none
+    best = min(alone, key=lambda r: r.result.p)
+    return f"{none}; at dose {best.x:g} alone there is: {best.line[2]} {numbers(best.result, run.metric)}"
 
 
 PAGE = StudyPage(answer=answer, tables={"lost": lost_table, "rescue": rescue_table})

@@ -76,6 +76,12 @@ def test_the_page_shows_ratios_at_the_highest_level_that_all_reached(tmp_path):
     assert "anomaly detection off" in page(
         record(recbole={"batch_size": 256, "anomaly_detection": False}), "img/speed.svg"
     )
+    assert "of our catalogue softmax" not in text
+    lower = page(record(softmax="bfloat16"), "img/speed.svg")
+    assert (
+        "catalogue softmax are bfloat16, which is this processor's `auto`; the rivals' are float32" in lower
+    )
+    assert "are float32, which is this processor's `auto`; our short" in page(record(softmax="float32"), "a")
     assert "recbole_kd 8.0x, RecBole 400.0x" in text
     assert "| SASRec | 4.00 | +5.0% | +1.0% | 1: 2.00, 2: 1.50 | 2 |" in text
     draw(record(), tmp_path / "speed.svg")
