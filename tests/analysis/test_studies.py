@@ -20,12 +20,12 @@ from analysis.figures.style import few_places
 from analysis.load import load_results
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import SeedVariance, two_way
-from analysis.studies import write_study_page
+from analysis.studies import hallucination, write_study_page
 from analysis.studies.dose import isotonic_dose, lost_dose
 from analysis.studies.figures import curve
 from analysis.studies.gains import layout_of, trends
+from analysis.studies.hallucination import Rescue, lost_table
 from analysis.studies.hallucination import answer as hallucination_answer
-from analysis.studies.hallucination import lost_table
 from analysis.studies.known import same_ranks, shown
 from analysis.studies.page import StudyPage, write_page
 from analysis.studies.refresh import Policy, best, difference, policies
@@ -393,3 +393,22 @@ def test_no_dose_is_stated_down_to_a_placebo_that_was_not_run(falling):
     # Without a placebo in the study the loss is counted down to 0, as the caption says.
     (falling / "study.json").write_text(json.dumps(record))
     assert "not run" not in lost_table(load_study_run(falling)).rows[0][-3].text
+
+
+def test_a_dose_at_which_weights_help_is_told_beside_a_mean_in_which_they_do_not(monkeypatch):
+    def made(x, estimate, p):
+        line = ("tiny", "SASRec", "swap-weighted")
+        bounds = {"low": estimate - 0.004, "high": estimate + 0.004, "p": p, "p_corrected": p}
+        return Rescue(line, x, TestResult("t", "users", estimate, 300, 1, **bounds))
+
+    run = SimpleNamespace(metric="NDCG@10")
+    found = [made(None, 0.001, 0.6), made(0.25, 0.002, 0.4), made(0.5, 0.0084, 0.002)]
+    monkeypatch.setattr(hallucination, "rescues", lambda run: found)
+    text = hallucination._rescued(run)
+    assert text.startswith("in the mean over the doses no effect of weights by grounding is shown (")
+    assert "; at dose 0.5 alone there is: swap-weighted" in text
+    assert "0.0084" in text
+    monkeypatch.setattr(hallucination, "rescues", lambda run: found[:2])
+    assert "alone" not in hallucination._rescued(run)
+    monkeypatch.setattr(hallucination, "rescues", lambda run: [made(None, 0.009, 0.001)])
+    assert hallucination._rescued(run).startswith("in the mean over the doses weights by grounding help (")
