@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from recbole_kd.benchmark import machine, properties
-from recbole_kd.errors import AbsentDataError
+from recbole_kd.errors import AbsentDataError, UserError
 
 OK, WARN, FAIL, SKIPPED = "ok", "warn", "FAIL", "skipped"
 # Where the openai client, and with it the back-end 'openai', finds its endpoint and its key.
@@ -90,15 +90,19 @@ def _properties() -> Finding:
     from recbole_kd.benchmark.resolve import load_experiment
     from recbole_kd.benchmark.study import load as studies
 
-    counts, waiting = {}, []
+    counts, waiting, wrong = {}, [], []
     for name in properties.names("experiment"):
         title = name.removeprefix(studies.PREFIX)
         try:
             cells = load_experiment(name).cells if title == name else studies.load_study(title).cells()
         except AbsentDataError:
             waiting.append(name)
+        except UserError as error:
+            wrong.append(f"{name}: {error}")
         else:
             counts[name] = len(cells)
+    if wrong:
+        return FAIL, "; ".join(wrong)
     said = ", ".join(f"{name}: {count} cells" for name, count in counts.items())
     return OK, said + (f"; without their dataset: {', '.join(waiting)}" if waiting else "")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.benchmark import rooms, rundir
+from recbole_kd.benchmark.derived import state_of
 from recbole_kd.benchmark.locks import try_lock
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.errors import StoreError
@@ -85,7 +86,7 @@ def _verdict(results: Path, cell: str) -> tuple[str, str | None]:
     path = rundir.run_path(results, cell)
     if not path.exists():
         return MISSING, None
-    reason = rundir.fault(path, cell) or _other_teacher(results, path)
+    reason = rundir.fault(path, cell) or _other_teacher(results, path) or _other_retriever(results, path)
     return (EXISTS, None) if reason is None else (CORRUPT, reason)
 
 
@@ -96,6 +97,16 @@ def _other_teacher(results: Path, path: Path) -> str | None:
     return _changed(
         results, path, "its teacher's", manifest.get("profile_file"), manifest.get("profile_digest")
     ) or _changed(results, path, "its profiles'", manifest.get("inputs_file"), read.get("digest"))
+
+
+def _other_retriever(results: Path, path: Path) -> str | None:
+    """Say when the run that a cell re-ranks was replaced, at its own address, by one with other ranks."""
+    ranker = rundir.read_manifest(path).get("ranker") or {}
+    run = rundir.run_path(results, str(ranker.get("retriever")))
+    if "retriever_run" not in ranker or not run.is_dir() or rundir.fault(run, run.name) is not None:
+        return None
+    same = state_of(run) == ranker["retriever_run"]
+    return None if same else f"{path}: its retriever {run.name} has been trained again and ranks otherwise"
 
 
 def _changed(results: Path, path: Path, whose: str, used: object, digest: object) -> str | None:

@@ -151,6 +151,7 @@ def run_ranker(
     said = {
         **cell.ranker["spec"],
         "retriever": cell.ranker["retriever"],
+        "retriever_run": state_of(rundir.run_path(results, cell.ranker["retriever"])),
         "candidates": cell.ranker["candidates"],
         "parts": {name: _said(sets[name], rankings[name], ranks[name]) for name in asked},
     }

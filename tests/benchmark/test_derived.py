@@ -11,6 +11,7 @@ import pytest
 from analysis.cold_start import _of_a_run_before
 from recbole_kd.benchmark import rundir
 from recbole_kd.benchmark.derived import KEY, made_from, state_of
+from recbole_kd.benchmark.plan import _other_retriever
 
 
 @pytest.fixture
@@ -50,3 +51,21 @@ def test_tables_pass_over_a_file_of_a_run_that_was_replaced(run, tmp_path):
     assert not _of_a_run_before(path, manifest)
     manifest["files"]["ranks.parquet"]["sha256"] = "two"
     assert _of_a_run_before(path, manifest)
+
+
+def test_a_cell_whose_retriever_ranks_otherwise_now_runs_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(rundir, "fault", lambda path, cell: None)
+    retriever, path = (rundir.run_path(tmp_path, name) for name in ("first", "second"))
+    for folder in (retriever, path):
+        folder.mkdir(parents=True)
+    ranked(retriever, "one")
+    ranker = {"retriever": "first", "retriever_run": state_of(retriever)}
+    (path / rundir.MANIFEST).write_text(json.dumps({"ranker": ranker}))
+    assert _other_retriever(tmp_path, path) is None
+    ranked(retriever, "two")
+    assert "its retriever first has been trained again" in _other_retriever(tmp_path, path)
+    del ranker["retriever_run"]
+    (path / rundir.MANIFEST).write_text(json.dumps({"ranker": ranker}))
+    assert _other_retriever(tmp_path, path) is None, "written before runs said so"
+    (path / rundir.MANIFEST).write_text(json.dumps({"ranker": None}))
+    assert _other_retriever(tmp_path, path) is None

@@ -1,4 +1,5 @@
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -103,6 +104,18 @@ def test_an_absent_dataset_is_a_remark_that_says_where_its_files_go(own, monkeyp
         main(["doctor", "--no-load"])
     assert not end.value.code
     assert "brought.inter" in "".join(capsys.readouterr().out.split())
+
+
+def test_every_experiment_that_cannot_be_resolved_is_named(own, monkeypatch, write_experiment):
+    """One whose encoder lies elsewhere does not hide what is wrong with the next."""
+    away = {"teacher": "template", "profile": {"encoder": {"model": "./nowhere"}}}
+    write_experiment("far", {"variants": {"plain": {}, "kd": away}})
+    write_experiment("small", {"variants": {"plain": {}, "kd": {"teacher": "templat"}}})
+    (experiments,) = look(monkeypatch, "experiments")
+    assert experiments.state == "FAIL"
+    assert re.search(r"far: .*far\.yaml:\d+: model './nowhere': no such file", experiments.detail)
+    assert "small: " in experiments.detail
+    assert "'templat'" in experiments.detail
 
 
 def test_a_dataset_that_no_experiment_names_is_not_missed(own, monkeypatch):
