@@ -151,8 +151,8 @@ def _run(
     limit_threads()
     checkpoint = checkpoints.of_cell(results, task.cell, task.device)
     finished = _finished(task, results, on_epoch, fitted_before, checkpoint, begin)
-    content = task.cell, finished.spec.canonical(), manifest_of(finished), files_of(finished)
-    rundir.write_run(results, *content)
+    spec = finished.spec.canonical()
+    rundir.write_run(results, task.cell, spec, manifest_of(finished), files_of(finished))
     checkpoint.remove()
     return tuple(part["epoch"] for part in finished.result.resumed)
 
