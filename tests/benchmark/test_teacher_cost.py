@@ -6,6 +6,7 @@ import yaml
 from recbole_kd.benchmark.plan import make_plan
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
+from recbole_kd.errors import SpecError
 
 
 def costs(experiment, results):
@@ -86,12 +87,16 @@ def test_an_unknown_price_or_tokenizer_is_said(place, write_experiment, tmp_path
 
 
 def test_a_teacher_that_cannot_be_counted_does_not_stop_the_plan(place, write_experiment, tmp_path):
-    missing = {"backend": "local", "model": str(tmp_path / "none.gguf"), "revision": None}
+    missing = {"backend": "local", "model": str(tmp_path / "none.gguf"), "revision": "0123456789abcdef"}
     with_teachers(write_experiment, smollm2={"profile": {"writer": missing}})
     found = costs("llm", tmp_path / "r")[("smollm2",)]
     assert found.calls is None
     assert found.note.startswith("unknown: ")
     assert "1 that cannot be counted" in total_line([found])
+    # Without a stated revision nobody knows which weights are meant, and so which runs.
+    with_teachers(write_experiment, smollm2={"profile": {"writer": {**missing, "revision": None}}})
+    with pytest.raises(SpecError, match=r"llm\.yaml:\d+: model '.*none\.gguf': no such file or folder"):
+        costs("llm", tmp_path / "r")
 
 
 def test_the_shipped_teacher_costs_nothing_and_a_placebo_shares_its_texts(place, monkeypatch, tmp_path):
