@@ -17,6 +17,8 @@ from recbole_kd.strict import Strict
 
 PROPERTIES = Path(__file__).resolve().parents[1] / "properties" / "profile"
 ENVIRONMENT = "RECBOLE_KD_PROPERTIES"
+# Back-ends whose calls are answered by an endpoint.
+_ENDPOINTS = ("openai", "batch-file")
 
 
 class Decoding(Strict):
@@ -74,14 +76,14 @@ class WriterSpec(Strict):
 
     @model_validator(mode="after")
     def _api_where_needed(self) -> WriterSpec:
-        if self.backend in ("openai", "batch-file") and (self.api is None or not self.model):
+        if self.backend in _ENDPOINTS and (self.api is None or not self.model):
             raise ValueError(f"backend {self.backend} needs 'model' and the section 'api'")
         return self
 
     @model_validator(mode="after")
     def _penalties_are_sent(self) -> WriterSpec:
         penalised = self.decoding.repetition_penalty != 1 or self.decoding.no_repeat_ngram != 0
-        if self.backend in ("openai", "batch-file") and penalised:
+        if self.backend in _ENDPOINTS and penalised:
             raise ValueError(
                 f"backend {self.backend} sends neither repetition_penalty nor no_repeat_ngram; set them to "
                 "1 and 0, and what the endpoint takes of its own into api.extra_body"

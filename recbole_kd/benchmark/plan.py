@@ -86,22 +86,24 @@ def _verdict(results: Path, cell: str) -> tuple[str, str | None]:
     path = rundir.run_path(results, cell)
     if not path.exists():
         return MISSING, None
-    reason = rundir.fault(path, cell) or _other_teacher(results, path) or _other_retriever(results, path)
+    reason = rundir.fault(path, cell)
+    if reason is None:
+        manifest = rundir.read_manifest(path)
+        reason = _other_teacher(results, path, manifest) or _other_retriever(results, path, manifest)
     return (EXISTS, None) if reason is None else (CORRUPT, reason)
 
 
-def _other_teacher(results: Path, path: Path) -> str | None:
+def _other_teacher(results: Path, path: Path, manifest: dict[str, Any]) -> str | None:
     """Say when the teacher's vectors were built anew since and differ (an LLM may write other texts)."""
-    manifest = rundir.read_manifest(path)
     read = (manifest.get("inputs") or {}).get("users") or {}
     return _changed(
         results, path, "its teacher's", manifest.get("profile_file"), manifest.get("profile_digest")
     ) or _changed(results, path, "its profiles'", manifest.get("inputs_file"), read.get("digest"))
 
 
-def _other_retriever(results: Path, path: Path) -> str | None:
+def _other_retriever(results: Path, path: Path, manifest: dict[str, Any]) -> str | None:
     """Say when the run that a cell re-ranks was replaced, at its own address, by one with other ranks."""
-    ranker = rundir.read_manifest(path).get("ranker") or {}
+    ranker = manifest.get("ranker") or {}
     run = rundir.run_path(results, str(ranker.get("retriever")))
     if "retriever_run" not in ranker or not run.is_dir() or rundir.fault(run, run.name) is not None:
         return None

@@ -70,11 +70,8 @@ def ranker_of(variant: VariantSpec, raw: MarkedDict, domain: str) -> dict[str, A
     except SpecError as error:
         raise SpecError(f"{asked}: ranker '{variant.ranker}': {error}") from error
     spec = RankerSpec(name=file.ranker, params=params, llm=None if llm is None else llm.canonical())
-    weights = (
-        {}
-        if llm is None
-        else rooms.weights_source({"writer": llm.canonical()}, f"{asked}: ranker '{variant.ranker}' llm")
-    )
+    read = {} if llm is None else {"writer": llm.canonical()}
+    weights = rooms.weights_source(read, f"{asked}: ranker '{variant.ranker}' llm")
     return {"spec": plain(spec.canonical()), "source": kind.source(params, domain) | weights}
 
 

@@ -60,12 +60,10 @@ def test_a_cell_whose_retriever_ranks_otherwise_now_runs_again(tmp_path, monkeyp
         folder.mkdir(parents=True)
     ranked(retriever, "one")
     ranker = {"retriever": "first", "retriever_run": state_of(retriever)}
-    (path / rundir.MANIFEST).write_text(json.dumps({"ranker": ranker}))
-    assert _other_retriever(tmp_path, path) is None
+    manifest = {"ranker": ranker}
+    assert _other_retriever(tmp_path, path, manifest) is None
     ranked(retriever, "two")
-    assert "its retriever first has been trained again" in _other_retriever(tmp_path, path)
+    assert "its retriever first has been trained again" in _other_retriever(tmp_path, path, manifest)
     del ranker["retriever_run"]
-    (path / rundir.MANIFEST).write_text(json.dumps({"ranker": ranker}))
-    assert _other_retriever(tmp_path, path) is None, "written before runs said so"
-    (path / rundir.MANIFEST).write_text(json.dumps({"ranker": None}))
-    assert _other_retriever(tmp_path, path) is None
+    assert _other_retriever(tmp_path, path, manifest) is None, "written before runs said so"
+    assert _other_retriever(tmp_path, path, {"ranker": None}) is None
