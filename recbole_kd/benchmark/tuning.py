@@ -53,6 +53,14 @@ class Range(Strict):
             raise ValueError("'low' must be below 'high'")
         return self
 
+    def holds(self, value: Any) -> bool:
+        """Whether a trial may have this value."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None
+        assert self.high is not None
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
 
 class TuningSpec(Strict):
     """``properties/tuning/*.yaml``."""
@@ -62,6 +70,7 @@ class TuningSpec(Strict):
     training_seed: int = Field(ge=0)
     sampler: Literal["tpe", "random"]
     startup_trials: int = Field(ge=1)
+    start_with_defaults: bool = True
     shared: dict[str, Range]
     by_backbone: dict[str, dict[str, Range]] | None
     recbole: dict[str, Range] | None = Field(None, description="in place of 'shared' under RecBole's Trainer")
@@ -97,6 +106,7 @@ class Study:
     study: Any
     goal: int
     search: str
+    first: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -114,7 +124,10 @@ class Study:
             return optuna.trial.Trial(self.study, running[0]._trial_id)
         if sum(t.state in (states.COMPLETE, states.FAIL) for t in trials) >= self.goal:
             return None
-        draw = int(digest([seed, len(trials)], 8), 16)
+        begun = sum(t.state != states.WAITING for t in trials)
+        if self.first and not trials:
+            self.study.enqueue_trial(self.first)
+        draw = int(digest([seed, begun], 8), 16)
         if sampler == "random":
             self.study.sampler = optuna.samplers.RandomSampler(seed=draw)
         else:
@@ -239,8 +252,16 @@ def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[
         key = digest([method, {k: v.canonical() for k, v in space.items()}, tuning.training_seed, cell.cell])
         study = create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
         metric = cell.spec.student.train.valid_metric
-        found.append(Study(method, cell, metric, space, study, tuning.trials, search))
+        first = _defaults(student, space) if tuning.start_with_defaults else {}
+        found.append(Study(method, cell, metric, space, study, tuning.trials, search, first))
     return found
+
+
+def _defaults(student: StudentSpec, space: Mapping[str, Range]) -> dict[str, Any]:
+    """What an untuned cell has, as far as the space holds it; the sampler draws the rest."""
+    known = student.canonical()
+    found = {path: (known.get(path.partition(".")[0]) or {}).get(path.partition(".")[2]) for path in space}
+    return {path: value for path, value in found.items() if space[path].holds(value)}
 
 
 def _method(label: CellLabel) -> Method:

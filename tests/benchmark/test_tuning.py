@@ -82,6 +82,24 @@ def test_every_method_gets_the_same_trials_and_shared_space(space, tmp_path):
         assert trial["value"] == pytest.approx(1 - abs(trial["params"]["train.learning_rate"] - 0.01))
 
 
+def test_the_first_trial_is_what_is_trained_untuned(space, tmp_path):
+    """So that --tuned ends below the defaults in no validation; ones outside the space are drawn."""
+    cells = {c.label.variant: c.spec.student for c in load_experiment("small").cells}
+    space = space.model_copy(
+        update={"by_backbone": {"SASRec": {"train.train_batch_size": tuning.Range(choices=[7, 9])}}}
+    )
+    plain, kd = search(space, tmp_path / "r")
+    for study in (plain, kd):
+        student, first = cells[study["variant"]], study["trials"][0]["params"]
+        assert first["train.learning_rate"] == student.train.learning_rate
+        assert first["hparams.n_layers"] == student.hparams["n_layers"]
+        assert student.train.train_batch_size not in (7, 9)
+        assert first["train.train_batch_size"] in (7, 9)
+    assert kd["trials"][0]["params"]["distill.alpha"] == cells["kd"].distill.alpha
+    without = search(space.model_copy(update={"start_with_defaults": False}), tmp_path / "without")
+    assert without[0]["trials"][0]["params"] != plain["trials"][0]["params"]
+
+
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(space, tmp_path):
     whole = search(space, tmp_path / "whole")
     count = []
