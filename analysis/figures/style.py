@@ -79,6 +79,21 @@ def variant_colours(results: Results) -> dict[str, str]:
     return {results.baseline: BASELINE} | {v: palette[i % len(palette)] for i, v in enumerate(others)}
 
 
+def side_by_side(x: Sequence[float], number: int, of: int, reach: float | None = None) -> list[float]:
+    """Places of line ``number`` of ``of``, moved so that its intervals do not cover the others'.
+
+    Parameters
+    ----------
+    x : sequence of float
+    number, of : int
+        From 0.
+    reach : float, optional
+        Width of a linear axis; left out, the axis is logarithmic.
+    """
+    offset = number - (of - 1) / 2
+    return [place * 1.015**offset if reach is None else place + offset * 0.008 * reach for place in x]
+
+
 def error_bars(
     axes: Axes, points: Sequence[tuple[float, TestResult]], number: int, colour: str, label: str, **look: Any
 ) -> None:

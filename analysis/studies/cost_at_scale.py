@@ -121,7 +121,7 @@ def break_even_figure(run: StudyRun) -> Figure:
                     axes.axvline(at, color=GREY, lw=0.5, ls=":")
         log_axis(axes)
         log_axis(axes, "y")
-        axes.set_xlabel(f"requests per user and day ({people(users)} users)")
+        axes.set_xlabel(f"requests per user and day ({people(users)} users; dotted: break-even)")
         axes.set_ylabel("USD per user and month\nbeyond the plain student")
         _finish(figure, axes)
     return figure

@@ -22,6 +22,7 @@ from analysis.figures.style import (
     log_axis,
     name_places,
     new_figure,
+    side_by_side,
     style,
 )
 from analysis.studies.gains import Gain, lines
@@ -58,8 +59,8 @@ def curve(run: StudyRun) -> Figure:
             axes.grid(axis="y", color=LIGHT, lw=0.4)
             here = [name for name in names if (dataset, backbone, name) in drawn]
             for number, name in enumerate(here):
-                offset = number - (len(here) - 1) / 2
-                _line(axes, drawn[dataset, backbone, name], places, offset, colour[name], number, run.x_log)
+                own = drawn[dataset, backbone, name]
+                _line(axes, own, places, number, len(here), colour[name], run.x_log)
             for gain in beside:
                 if gain.line[:2] == (dataset, backbone) and gain.result is not None:
                     label = f"{clip_text(gain.series, 22)} (not on this axis)"
@@ -97,9 +98,9 @@ def _line(
     axes: Axes,
     own: Sequence[Gain],
     places: dict[Any, float],
-    offset: float,
-    colour: str,
     number: int,
+    of: int,
+    colour: str,
     log: bool,
 ) -> None:
     shown = [g for g in own if g.result is not None]
@@ -107,10 +108,10 @@ def _line(
         # One point that several lines share, while the rest of this one has not been run.
         return
     named = isinstance(next(iter(places)), str)
-    x = np.array([places[show_x(g.x) if named else g.x] for g in shown])
     reach = max(places.values()) - min(places.values()) if len(places) > 1 else 1.0
-    x = x * 1.015**offset if log else x + offset * 0.008 * reach
-    points = [(float(place), g.result) for place, g in zip(x, shown, strict=True) if g.result]
+    at = [places[show_x(g.x) if named else g.x] for g in shown]
+    x = side_by_side(at, number, of, None if log else reach)
+    points = [(place, g.result) for place, g in zip(x, shown, strict=True) if g.result]
     error_bars(axes, points, number, colour, clip_text(shown[0].series, 26), mfc="white")
     clear = [(place, r.estimate) for place, r in points if r.p_corrected < 0.05]
     # Above the errorbar's own markers, which matplotlib lifts by .1.

@@ -14,7 +14,17 @@ from scipy import stats
 
 from analysis import wording
 from analysis.comparison import seed_variance
-from analysis.figures.style import GREY, LIGHT, clip_text, colours, error_bars, log_axis, new_figure, style
+from analysis.figures.style import (
+    GREY,
+    LIGHT,
+    clip_text,
+    colours,
+    error_bars,
+    log_axis,
+    new_figure,
+    side_by_side,
+    style,
+)
 from analysis.stats.correction import correct
 from analysis.stats.result import TestResult
 from analysis.stats.twolevel import two_way
@@ -289,10 +299,14 @@ def calls_figure(run: StudyRun) -> Figure:
         for axes, group in zip(panels, groups, strict=False):
             axes.axhline(0, color=GREY, lw=0.8)
             axes.grid(axis="y", color=LIGHT, lw=0.4)
-            for number, p in enumerate(p for p in found if p.line[:2] == group):
+            here = [p for p in found if p.line[:2] == group]
+            for number, p in enumerate(here):
+                # Policies with as many calls stand side by side, the others where they are.
+                equal = [q for q in here if q.calls == p.calls]
+                x = side_by_side([p.calls], equal.index(p), len(equal))
                 name, fill = p.line[2], colour[p.line[2]] if certain(p.gain) else "white"
                 look = {"mfc": fill, "ls": "none", "ms": 4.0}
-                error_bars(axes, [(p.calls, p.gain)], number, colour[name], clip_text(name, 24), **look)
+                error_bars(axes, [(x[0], p.gain)], number, colour[name], clip_text(name, 24), **look)
             log_axis(axes)
             axes.set_title(clip_text(f"{group[1]} on {group[0]}", 50), loc="left")
             axes.set_ylabel(f"mean \u0394 {run.metric}")

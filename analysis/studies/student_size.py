@@ -17,6 +17,7 @@ from analysis.figures.style import (
     error_bars,
     log_axis,
     new_figure,
+    side_by_side,
     style,
 )
 from analysis.parameters import read_spec
@@ -70,12 +71,14 @@ def gain_by_parameters(run: StudyRun) -> Figure:
         axes = figure.add_subplot()
         axes.axhline(0, color=GREY, lw=0.8)
         axes.grid(axis="y", color=LIGHT, lw=0.4)
-        for name in names:
+        for k, name in enumerate(names):
             for number, depth in enumerate(depths):
                 mine = [g for g in gains if g.series == name and depth_of(g) == depth]
-                own = [(float(g.x or 0), g.result) for g in mine if g.result]
+                own = sorted(((float(g.x or 0), g.result) for g in mine if g.result), key=lambda p: p[0])
+                x = side_by_side([place for place, _ in own], k, len(names))
                 label = f"{clip_text(name, 20)}, {depth} layer{'' if depth == 1 else 's'}"
-                error_bars(axes, sorted(own, key=lambda p: p[0]), number, colour[name], label)
+                points = [(place, result) for place, (_, result) in zip(x, own, strict=True)]
+                error_bars(axes, points, number, colour[name], label)
         if gains:
             log_axis(axes)
             figure.legend(
