@@ -19,9 +19,18 @@ def _linear(epoch: int, epochs: int) -> float:
     return 1 - (epoch - 1) / epochs
 
 
+def _warm_linear(epoch: int, epochs: int) -> float:
+    """Up over the first tenth of the epochs, then down to nothing (BERT, Devlin et al., NAACL 2019, A.2).
+
+    By the epoch: 1/w, ..., 1, then 1 - 1/r, ..., 1/r, with w epochs upwards and r - 1 downwards.
+    """
+    warm = max(1, round(epochs / 10))
+    return epoch / warm if epoch <= warm else (epochs - epoch + 1) / (epochs - warm + 1)
+
+
 CONSTANT = "constant"
 
-COURSES: dict[str, Course] = {CONSTANT: _constant, "linear": _linear}
+COURSES: dict[str, Course] = {CONSTANT: _constant, "linear": _linear, "warm-linear": _warm_linear}
 """name -> share of ``learning_rate`` in an epoch (from 1) of at most ``epochs``."""
 
 

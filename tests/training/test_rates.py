@@ -34,6 +34,21 @@ def rates_of(split, **train):
 def test_courses_by_hand():
     assert [COURSES["linear"](e, 4) for e in (1, 2, 3, 4)] == [1, 0.75, 0.5, 0.25]
     assert [COURSES["constant"](e, 4) for e in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    warm = [COURSES["warm-linear"](e, 20) for e in range(1, 21)]
+    assert warm == pytest.approx([1 / 2, 1, *(k / 19 for k in range(18, 0, -1))])
+    assert [COURSES["warm-linear"](e, 3) for e in (1, 2, 3)] == pytest.approx([1, 2 / 3, 1 / 3])
+
+
+def test_warm_linear_is_transformers_schedule_read_once_an_epoch():
+    transformers = pytest.importorskip("transformers")
+    epochs, warm = 50, 5
+    adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
+    # Theirs begins and ends at nothing; ours has no epoch without a rate and leaves both ends out.
+    scheduler = transformers.get_linear_schedule_with_warmup(adam, warm, epochs + 1)
+    for epoch in range(1, epochs + 1):
+        adam.step()
+        scheduler.step()
+        assert COURSES["warm-linear"](epoch, epochs) == pytest.approx(scheduler.get_last_lr()[0])
 
 
 def test_linear_is_torch_s_linear_scheduler(split):
