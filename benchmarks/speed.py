@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_students import SYSTEMS, run_one, timing
-from benchmarks.common import BACKBONES, read_curve
+from benchmarks.common import BACKBONES, load_split, read_curve
 from recbole_kd.benchmark.machine import machine
 
 LEVELS: dict[str, tuple[float, ...]] = {
@@ -44,6 +44,8 @@ OFFERED = {
     "RePlay": ("SASRec", "BERT4Rec"),
 }
 """What the packages bring: neither RecTools 0.19 nor RePlay 0.22 has a GRU4Rec."""
+LAST_ONLY = ("RecTools", "RePlay")
+"""An epoch of theirs reads the last ``max_item_list_length`` interactions of a user and none before them."""
 PACKAGE = {"RecBole": "recbole", "RecTools": "rectools", "RePlay": "replay-rec"}
 RIVALS = "SPEED_RIVALS_PYTHON"
 QUICK = {"level": 0.03, "budget": 150.0}
@@ -52,6 +54,14 @@ QUICK = {"level": 0.03, "budget": 150.0}
 def levels_of(dataset: str, quick: bool) -> tuple[float, ...]:
     """Levels of a data set."""
     return (QUICK["level"],) if quick else LEVELS.get(dataset, OTHER_LEVELS)
+
+
+def interactions_read(dataset: str) -> dict[str, int]:
+    """Train interactions that an epoch of every system reads: all of them, or those of :data:`LAST_ONLY`."""
+    split, max_len = load_split(dataset)
+    lengths = split.train.lengths
+    last = int(lengths.clip(max=max_len).sum())
+    return {system: last if system in LAST_ONLY else int(lengths.sum()) for system in SYSTEMS}
 
 
 def package_versions(python: str, names: list[str]) -> dict[str, str | None]:
@@ -194,6 +204,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "recbole": {"batch_size": args.recbole_batch, "anomaly_detection": args.anomaly_detection},
         "left_out": [s for s in args.systems if s not in args.python],
         "entries": entries,
+        "interactions": {Path(d).stem: interactions_read(d) for d in args.datasets},
         "floors": floors,
         "overheads": overheads,
     }

@@ -83,25 +83,31 @@ def _recbole(record: Record) -> list[str]:
 
 def _rivals(record: Record) -> str:
     lines = [
-        "| data | backbone | system | s / epoch | ratio | s to NDCG@10 | ratio | best NDCG@10 | "
-        "evaluation, s | "
-        "peak memory, MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "An epoch of RecTools or RePlay reads the last interactions of a user, as many as an input holds, "
+        "and none before them; ours and RecBole's read all.",
+        "",
+        "| data | backbone | system | s / epoch | ratio | interactions / epoch | \u00b5s each | ratio "
+        "| s to NDCG@10 | ratio | best NDCG@10 | evaluation, s | peak memory, MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in record["entries"]:
         ours = find(record, OURS, entry)
         place = f"| {entry['dataset']} | {entry['model']} | {entry['system']} "
         if "error" in entry:
-            lines.append(f"{place}| failed: {entry['error'].splitlines()[0][:80]} | | | | | | |")
+            lines.append(f"{place}| failed: {entry['error'].splitlines()[0][:80]} | | | | | | | | | |")
             continue
         level = shown_level(record, entry)
         mine, theirs = (None if e is None else seconds_to(e, level) for e in (ours, entry))
         reach = "-" if theirs is None else f"{theirs:.1f}"
         note = " (scaled up)" if entry["epoch_is_scaled"] else ""
         evaluation = entry["eval_seconds"]
+        each, our_each = (
+            None if e is None else 1e6 * e["epoch_cpu"] / read(record, e) for e in (entry, ours)
+        )
         lines.append(
             f"{place}| {entry['epoch_cpu']:.2f}{note} "
             f"| {_ratio(entry['epoch_cpu'], ours['epoch_cpu'] if ours else None)} "
+            f"| {read(record, entry):,} | {each:.1f} | {_ratio(each, our_each)} "
             f"| {reach} (to {level:g}) | {_ratio(theirs, mine)} | {entry['best_ndcg']:.4f} "
             f"| {'-' if evaluation is None else f'{evaluation:.2f}'} | {entry['peak_memory_mb']:.0f} |"
         )
@@ -143,6 +149,11 @@ def find(record: Record, system: str, like: Entry) -> Entry | None:
             found: Entry = entry
             return found
     return None
+
+
+def read(record: Record, entry: Entry) -> int:
+    """Train interactions that an epoch of an entry reads."""
+    return int(record["interactions"][entry["dataset"]][entry["system"]])
 
 
 def seconds_to(entry: Entry, level: float) -> float | None:

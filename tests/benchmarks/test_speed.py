@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +52,33 @@ def record(**more):
             entry("RecBole", 200.0, (300.0, None)),
             {"system": "RecTools", "model": "SASRec", "dataset": "ml-100k", "error": "boom\nmore"},
         ],
+        "interactions": {"ml-100k": {"recbole_kd": 100_000, "RecBole": 100_000, "RecTools": 40_000}},
         "floors": {"ml-100k": {"peak": peak, "floor": {"SASRec": floor}}},
         "overheads": [overhead | {"seconds_by_threads": {"1": 2.0, "2": 1.5}, "best_threads": 2}],
     }
     return base | more
 
 
+def test_an_epoch_of_fewer_interactions_is_compared_by_the_interaction():
+    entries = [entry("recbole_kd", 4.0, (10.0, 20.0)), entry("RecTools", 2.0, (50.0, None))]
+    text = page(record(entries=entries), "img/speed.svg")
+    assert "| ml-100k | SASRec | RecTools | 2.00 | 0.5x | 40,000 | 50.0 | 1.2x |" in text
+
+
+def test_what_an_epoch_reads_is_counted_user_by_user():
+    split = speed.load_split("ml-100k")[0]
+    found = speed.interactions_read("ml-100k")
+    lengths = [b - a for a, b in pairwise(split.train.offsets.tolist())]
+    assert found["recbole_kd"] == found["RecBole"] == sum(lengths)
+    assert found["RecTools"] == found["RePlay"] == sum(min(n, 50) for n in lengths)
+
+
 def test_the_page_shows_ratios_at_the_highest_level_that_all_reached(tmp_path):
     text = page(record(), "img/speed.svg")
-    line = "| ml-100k | SASRec | RecBole | 200.00 | 50.0x | 300.0 (to 0.03) | 30.0x | 0.0600 | 0.20 | 500 |"
-    assert line in text
+    line = (
+        "| ml-100k | SASRec | RecBole | 200.00 | 50.0x | 100,000 | 2000.0 | 50.0x | 300.0 (to 0.03) | 30.0x "
+    )
+    assert line + "| 0.0600 | 0.20 | 500 |" in text
     assert "| SASRec | recbole_kd | 10.0 (1.0x) | 20.0 (1.0x) |" in text
     assert "| SASRec | RecBole | 300.0 (30.0x) | more than 99 (> 5.0x) |" in text
     assert "the machine had other work" not in text
