@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparison import planned_pairs, seed_variance
+from analysis.comparison import planned_pairs, pool_of, seed_variance
 from analysis.load import Results
 from analysis.stats.correction import correct
 from analysis.stats.datasets import DatasetComparison, compare_over_datasets
@@ -68,9 +68,8 @@ def evidence(
             continue
         d = layout.differences
         if (dataset, backbone) not in pools:
-            pools[(dataset, backbone)] = seed_variance(results, dataset, backbone, values[dataset])
-        full = len(layout.users) == values[dataset].n_users and len(seeds) > 1
-        pooled = pools[(dataset, backbone)] if full else None
+            pools[(dataset, backbone)] = seed_variance(results, dataset, backbone, reference, values[dataset])
+        pooled = pool_of(results, dataset, layout, pools[(dataset, backbone)])
         mean, base = d.mean(axis=0), float(layout.baseline.mean())
         bca = bca_interval(mean, n_resamples=n_resamples, seed=seed)
         margin = base * margin_percent / 100

@@ -148,19 +148,40 @@ OTHER_TESTS: dict[str, Callable[..., TestResult]] = {
 }
 
 
-def seed_variance(results: Results, dataset: str, backbone: str, values: UserValues) -> SeedVariance | None:
-    """Seed variance pooled over the methods of a backbone that ran all seeds on all users.
+def seed_variance(
+    results: Results, dataset: str, backbone: str, reference: str, values: UserValues
+) -> SeedVariance | None:
+    """Mean seed variance of the methods of a backbone against one of them, over all seeds and users.
 
-    Methods with the same values are one: counted twice they would make the seeds look harmless.
+    Left out are who lacks a seed or a user; re-rankers, whose seeds are those of the recommender that they
+    re-rank; and who has the values of the reference or of another method: counted, they would make the
+    seeds look harmless.
     """
-    own = [results.cells(*m) for m in results.methods() if m[:2] == (dataset, backbone)]
-    full = max((tuple(c) for c in own), key=len, default=())
-    same = [list(c.values()) for c in own if tuple(c) == full and values.complete(list(c.values()))]
+    base = results.cells(dataset, backbone, reference)
+    if not base or not values.complete(list(base.values())):
+        return None
+    others = [m for m in results.methods() if m[:2] == (dataset, backbone) and m[2] != reference]
+    of_reference = values.of(list(base.values()))
     distinct: dict[bytes, FloatArray] = {}
-    for cells in same:
-        found = values.of(cells)
-        distinct.setdefault(hashlib.sha256(found.tobytes()).digest(), found.mean(axis=1))
+    for method in others:
+        own = results.cells(*method)
+        cells = list(own.values())
+        if tuple(own) != tuple(base) or not values.complete(cells) or _reranks(results, cells):
+            continue
+        found = values.of(cells) - of_reference
+        if found.any():
+            distinct.setdefault(hashlib.sha256(found.tobytes()).digest(), found.mean(axis=1))
     return pooled_seed_variance(list(distinct.values())) if distinct else None
+
+
+def pool_of(results: Results, dataset: str, layout: Layout, pool: SeedVariance | None) -> SeedVariance | None:
+    """``pool`` where it holds for a comparison: all users, several seeds, and the method is no re-ranker."""
+    everybody = len(layout.users) == results.panels[dataset].n_users and len(layout.method) > 1
+    return pool if everybody and not _reranks(results, layout.cells[0]) else None
+
+
+def _reranks(results: Results, cells: Sequence[str]) -> bool:
+    return any(results.manifests[cell].get("ranker") for cell in cells)
 
 
 def planned_pairs(results: Results, baseline: str | None = None) -> list[tuple[str, str, str]]:
@@ -196,7 +217,7 @@ def _one(
         return replace(base, notes=(_why_not(results, dataset, backbone, variant, baseline),))
     panel = results.panels[dataset]
     means = values.means(*layout.cells, layout.columns)
-    shared = pooled if len(layout.users) == panel.n_users and len(seeds) > 1 else None
+    shared = pool_of(results, dataset, layout, pooled)
     result, gain = _two_level(layout, means, shared, options["confidence"], options["seed"])
     if options["test"] != DEFAULT_TEST:
         other = OTHER_TESTS[options["test"]](layout, **options)
@@ -284,7 +305,7 @@ def compare(
             d: UserValues(p, metric, n_resamples=n_resamples, seed=seed) for d, p in results.panels.items()
         }
         pools = {
-            key: seed_variance(results, *key, drawn[key[0]])
+            key: seed_variance(results, *key, reference, drawn[key[0]])
             for key in dict.fromkeys(p[:2] for p in pairs)
             if key[0] in drawn
         }

@@ -11,10 +11,10 @@ crossed random effects (H. H. Clark, The language-as-fixed-effect fallacy, JVLVB
 F. E. Satterthwaite, Biometrics Bulletin 2, 1946). Averaging over seeds first and testing over
 users alone would take the seed effect for a fixed one and reject too often.
 
-With three seeds the seed's mean square has two degrees of freedom, and where seeds matter about as
-much as users the test then is liberal (measured in docs/statistics.md). Comparisons of one
-experiment therefore pool the seed variance over all methods of a backbone (`pooled_seed_variance`),
-as an analysis of variance does with a common error term.
+With three seeds the seed's mean square has two degrees of freedom: by luck it can be far too small,
+and where seeds matter about as much as users the test then is liberal (measured in docs/statistics.md).
+The comparisons of a backbone with one reference therefore lend each other a floor: a comparison takes
+the larger of its own seed variance and the mean of all (`pooled_seed_variance`).
 
 The two-level bootstrap resamples seeds and users independently (A. B. Owen, The pigeonhole
 bootstrap, Annals of Applied Statistics 1, 2007). Its spread is off when there are few seeds:
@@ -93,37 +93,40 @@ class SeedVariance:
     df: float
 
 
-def pooled_seed_variance(seed_means: ArrayLike) -> SeedVariance | None:
-    """Seed variance of a difference between two methods, pooled over methods.
+def pooled_seed_variance(differences: ArrayLike) -> SeedVariance | None:
+    """Mean seed variance of several methods' differences to one reference.
 
     Parameters
     ----------
-    seed_means : array_like [M, S]
-        Mean metric of every method of one backbone and dataset per training seed, on the same
-        users.
+    differences : array_like [M, S]
+        Mean difference of every method to the reference per training seed, on the same users.
 
     Returns
     -------
     SeedVariance or None
-        Twice the mean square of method x seed, with ``(M - 1) (S - 1)`` degrees of freedom: what a
-        seed does to all methods alike cancels in a difference of paired seeds. Takes methods as
-        equally variable (repeated measures); for two methods it is the variance of their own
-        differences. None with fewer than two methods or seeds.
+        Mean of the M variances. They are not independent: all have the reference's seeds in them, and
+        methods that start alike may share more. Degrees of freedom are Satterthwaite's for the trace of
+        the sample covariance C between methods, ``(S - 1) tr(C)^2 / tr(C C)``: S - 1 where all move
+        together, more the less they do, at most (S - 1)^2. None without a method, with one seed, or
+        where nobody moves.
     """
-    m = np.asarray(seed_means, dtype=np.float64)
-    if m.ndim != 2 or min(m.shape) < 2:
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim != 2 or d.shape[0] < 1 or d.shape[1] < 2:
         return None
-    rest = m - m.mean(axis=0) - m.mean(axis=1, keepdims=True) + m.mean()
-    df = (m.shape[0] - 1) * (m.shape[1] - 1)
-    return SeedVariance(2 * float((rest**2).sum()) / df, float(df))
+    c = np.atleast_2d(np.cov(d, ddof=1))
+    squares = float((c**2).sum())
+    if squares == 0:
+        return None
+    trace = float(np.trace(c))
+    return SeedVariance(trace / len(c), (d.shape[1] - 1) * trace**2 / squares)
 
 
 def two_way(differences: ArrayLike, pooled: SeedVariance | None = None) -> TwoWay:
     """Variance components and standard error of the mean of ``differences`` [S, U].
 
-    ``pooled`` replaces the seed variance of these differences alone, unless all of them are 0: two
-    runs with the same ranks (alpha 0, a placebo against itself) are one method, of which the other
-    methods' seeds say nothing. With one seed the seed effect cannot be told from the mean; users
+    ``pooled`` replaces the seed variance of these differences where it is larger, unless all of them are
+    0: two runs with the same ranks (alpha 0, a placebo against itself) are one method, of which the
+    other methods' seeds say nothing. With one seed the seed effect cannot be told from the mean; users
     alone remain (paired t).
     """
     d = np.asarray(differences, dtype=np.float64)
@@ -140,6 +143,8 @@ def two_way(differences: ArrayLike, pooled: SeedVariance | None = None) -> TwoWa
     ms_seed, df_seed = n_users * float(by_seed.var(ddof=1)), n_seeds - 1.0
     total = float(((d - mean) ** 2).sum())
     rest = total - (n_seeds - 1) * ms_seed - (n_users - 1) * ms_user
+    if pooled is not None and n_users * pooled.variance < ms_seed:
+        pooled = None
     if pooled is not None:
         ms_seed, df_seed = n_users * pooled.variance, pooled.df
     df_error = (n_seeds - 1) * (n_users - 1)
@@ -195,10 +200,10 @@ def calibrated_interval(
     return estimate + factor * float(low), estimate + factor * float(high)
 
 
-def _notes(differences: FloatArray, pooled: SeedVariance | None) -> tuple[str, ...]:
+def _notes(differences: FloatArray) -> tuple[str, ...]:
     if not differences.any():
         return ("no user differs in any seed: the same ranks",)
-    return _SEED_NOTES.get(len(differences), ()) if pooled is None or len(differences) == 1 else ()
+    return _SEED_NOTES.get(len(differences), ())
 
 
 def two_level(
@@ -260,5 +265,5 @@ def two_level(
         p=anova.p,
         effect_size=cohens_dz(d.mean(axis=0)),
         effect_name="Cohen's d_z",
-        notes=_notes(d, pooled),
+        notes=_notes(d),
     )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis import wording
-from analysis.comparison import seed_variance
+from analysis.comparison import pool_of, seed_variance
 from analysis.figures.style import (
     GREY,
     LIGHT,
@@ -173,9 +173,8 @@ def difference(run: StudyRun, dataset: str, backbone: str, more: str, less: str)
         layout = pair_layout(part.results, dataset, *sides, run.metric, values=values)[0]
         if layout is None:
             return None
-        everybody = len(layout.users) == panel.n_users
-        pooled = seed_variance(part.results, dataset, backbone, values) if everybody else None
-        anova = two_way(layout.differences, pooled)
+        pooled = seed_variance(part.results, dataset, backbone, less, values)
+        anova = two_way(layout.differences, pool_of(part.results, dataset, layout, pooled))
         errors.append(anova.error)
         unit = "users x seeds" if anova.n_seeds > 1 else "users"
         results.append(TestResult("difference", unit, anova.mean, anova.n_users, anova.n_seeds))

@@ -61,7 +61,7 @@ def evidence_table(results: Results, frame: pd.DataFrame | None = None, *, digit
             "the users fixed; only 'users x seeds' covers both. BCa: interval over users of the "
             "seed-averaged difference. TOST and worse / equal / better (Bayesian signed-rank over "
             "users) use a margin of 1 % of the baseline. d_w: share of users better off minus share "
-            "worse off."
+            "worse off. TOST has the seed variance of the comparison alone."
         ),
         columns=tuple(columns),
         rows=tuple(rows),
@@ -99,7 +99,7 @@ def power_table(results: Results, frame: pd.DataFrame | None = None) -> Table:
         caption=(
             "Smallest relative gain found with probability .80 at the two-sided uncorrected level .05, "
             "from the variance components of each comparison (users, their interaction with the seeds, and "
-            "the seeds, pooled as in the test over users x seeds); the "
+            "the seeds, as in the test over users x seeds); the "
             "power for a gain of 1 %; and the users or seeds that 1 % would need with the other number "
             "as it is. Components are estimates themselves, that of the seeds from few."
         ),

@@ -15,7 +15,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis.all_tests import evidence
-from analysis.comparison import compare
+from analysis.comparison import compare, seed_variance
 from analysis.figures.style import few_places
 from analysis.load import load_results
 from analysis.stats.result import TestResult
@@ -67,14 +67,15 @@ def write_study(tmp_path: Path, gains: dict, points: list, parts: list | None = 
 
 
 def pooled_error(gain) -> float:
-    """Standard error with the mean square of method x seed of everybody who ran there, by hand."""
+    """Standard error with the mean seed variance of all differences there, if that is larger, by hand."""
     results, c = gain.part.results, gain.comparison
     values = UserValues(results.panels[c.dataset], c.metric)
-    means = np.array([values.of(list(results.cells(*m).values())).mean(axis=1) for m in results.methods()])
-    rest = means - means.mean(0) - means.mean(1, keepdims=True) + means.mean()
-    df = (means.shape[0] - 1) * (means.shape[1] - 1)
+    means = {m[2]: values.of(list(results.cells(*m).values())).mean(axis=1) for m in results.methods()}
+    others = np.array([mean - means[c.baseline] for variant, mean in means.items() if variant != c.baseline])
+    variance = others.var(axis=1, ddof=1).mean()
     d = layout_of(gain.part, c).differences
-    return two_way(d, SeedVariance(2 * (rest**2).sum() / df, df)).error
+    # Degrees of freedom do not enter the error.
+    return two_way(d, SeedVariance(variance, 2.0)).error
 
 
 def doses(*places: float) -> list[dict]:
@@ -149,8 +150,10 @@ def test_trend_between_independent_places_by_hand(tmp_path, monkeypatch):
     own = [g for g in run.gains if g.series == "kd"]
     x, y = np.array([1, 2, 4, 8]), np.array([g.result.estimate for g in own])
     error = np.array([pooled_error(g) for g in own])
-    alone = [two_way(layout_of(g.part, g.comparison).differences).error for g in own]
-    assert error != pytest.approx(np.array(alone), rel=1e-3)
+    everybody = [
+        (pooled_error(g), two_way(layout_of(g.part, g.comparison).differences).error) for g in run.gains
+    ]
+    assert max(pooled / alone for pooled, alone in everybody) > 1.02  # or pooling changes nothing here
     slope, covariance = np.polyfit(x, y, 1, w=1 / error, cov="unscaled")
     assert trend.result.estimate == pytest.approx(7 * slope[0])
     assert trend.result.p == pytest.approx(2 * stats.norm.sf(slope[0] / np.sqrt(covariance[0, 0])))
@@ -342,7 +345,7 @@ def test_studies_need_neither_torch_nor_recbole():
 
 
 def test_what_could_be_seen_is_of_the_test_on_the_page(tmp_path):
-    """Half an interval is t(.975) errors, the smallest effect t(.975) + t(.80) of the same."""
+    """The smallest effect is t(.975) + t(.80) standard errors of the test, with its degrees of freedom."""
     variants = ["plain", *(f"v{i}" for i in range(6))]
     home = write_study(tmp_path, {}, [], [(None, {"unused": 0.0})])
     write_experiment(
@@ -352,8 +355,13 @@ def test_what_could_be_seen_is_of_the_test_on_the_page(tmp_path):
     assert len(run.gains) == 6
     frame = evidence(run.parts[0].results)
     for gain, percent in zip(run.gains, frame["detectable_percent"], strict=True):
-        error = abs(gain.result.estimate / gain.result.statistic)
-        assert 2.75 * error < gain.detectable < 3.3 * error
+        results, c = gain.part.results, gain.comparison
+        values = UserValues(results.panels[c.dataset], c.metric)
+        pool = seed_variance(results, c.dataset, c.backbone, c.baseline, values)
+        anova = two_way(layout_of(gain.part, c).differences, pool)
+        assert anova.error == pytest.approx(abs(gain.result.estimate / gain.result.statistic))
+        errors = stats.t.ppf(0.975, anova.df) + stats.t.ppf(0.8, anova.df)
+        assert gain.detectable == pytest.approx(errors * anova.error, rel=0.1)
         assert percent == pytest.approx(100 * gain.detectable / gain.comparison.baseline_mean)
 
 
