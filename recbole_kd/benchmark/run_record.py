@@ -122,10 +122,11 @@ def _came_to(cell: Finished) -> dict[str, Any]:
 
 def _made_by(cell: Finished) -> dict[str, Any]:
     """Machine, versions and how the device was used."""
+    execution = execution_of(cell.task.device)
     return {
         "device": _device_name(cell.task.device),
         "execution": {
-            **execution_of(cell.task.device).canonical(),
+            **(execution.of_stack() if cell.stacked else execution).canonical(),
             "stacked": cell.stacked,
             "resumed_at": [part["epoch"] for part in cell.result.resumed],
             "earlier_parts": cell.result.resumed,
