@@ -8,7 +8,7 @@ runs of its dataset), and every finding stands in `Results.problems`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.made_alike import making_problems
 from analysis.panel import Panel
 from analysis.ranks_file import RanksFile, build_panel
 from analysis.run_files import (
@@ -31,7 +32,6 @@ from recbole_kd.errors import StoreError
 from recbole_kd.metrics import standard_name
 
 DEFAULT_METRICS = ("NDCG@10", "Recall@10", "MRR")
-DIFFERENT_CODE = "different code"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _problems(
         if len(protocols) > 1:
             found.append(f"different protocols: the runs on {dataset} name {len(protocols)}")
     done = runs[runs["status"] == "done"]
-    found += code_problems(zip(done["dataset"], (manifests[c] for c in done["cell"]), strict=True))
+    found += making_problems(zip(done["dataset"], (manifests[c] for c in done["cell"]), strict=True))
     flags: dict[tuple[str, str, str, str], list[int]] = {}
     for row in runs[runs["status"] == "done"].itertuples():
         for flag in _flags(manifests[row.cell]):
@@ -188,27 +188,6 @@ def _problems(
         listed = ", ".join(str(s) for s in sorted(own))
         found.append(f"{flag}: {dataset} {backbone} {variant} seed {listed}")
     return tuple(found)
-
-
-def code_problems(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Datasets whose runs were trained by several versions of the code.
-
-    Parameters
-    ----------
-    runs : iterable of (str, mapping)
-        Dataset and manifest; a manifest without ``code.source`` counts for no version.
-    """
-    versions: dict[str, set[str]] = {}
-    for dataset, manifest in runs:
-        code = manifest.get("code")
-        if isinstance(code, Mapping) and code.get("source"):
-            versions.setdefault(dataset, set()).add(str(code["source"]))
-    return [
-        f"{DIFFERENT_CODE}: the runs on {dataset} come from {len(own)} versions of it, which may round "
-        "otherwise (manifest.json, code)"
-        for dataset, own in versions.items()
-        if len(own) > 1
-    ]
 
 
 def shared_protocol(manifest: Mapping[str, Any]) -> dict[str, Any]:

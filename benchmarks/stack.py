@@ -42,8 +42,9 @@ def main() -> None:
     limits = [f"train.epochs={args.epochs}", f"train.stopping_step={args.epochs}"]
     spec = student_spec(args.model, [*args.set, *limits])
     options: dict[str, Any] = {"device": args.device, "max_item_list_length": max_len}
+    options["execution"] = execution_of(args.device)
     # An epoch's seconds are training and validation; what was validated is known apart.
-    one = fit(split, spec, None, seed=1, execution=execution_of(args.device), **options)
+    one = fit(split, spec, None, seed=1, **options)
     several = fit_stacked(split, [spec] * args.seeds, list(range(1, args.seeds + 1)), **options)
     alone = [row["seconds"] for row in one.history[1:]]
     valid = one.seconds["valid"] / one.epochs

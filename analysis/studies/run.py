@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.load import DIFFERENT_CODE, Results, code_problems, load_results
+from analysis.load import Results, load_results
+from analysis.made_alike import PER_DATASET, making_problems
 from analysis.run_files import read_json
 from analysis.wording import condensed
 from recbole_kd.errors import StoreError
@@ -104,10 +105,10 @@ class StudyRun:
             where = "" if part.x is None else f"{self.x_label} {show_x(part.x)}; "
             for problem in part.results.problems:
                 head, _, rest = problem.partition(": ")
-                if head != DIFFERENT_CODE:
+                if head not in PER_DATASET:
                     notes.append(f"{head}: {where}{rest}")
         # Of all parts together: they are compared with each other too, and each would say the same.
-        notes += code_problems(
+        notes += making_problems(
             (str(row.dataset), part.results.manifests[str(row.cell)])
             for part in self.parts
             for row in part.results.done.itertuples()

@@ -122,10 +122,12 @@ def _came_to(cell: Finished) -> dict[str, Any]:
 
 def _made_by(cell: Finished) -> dict[str, Any]:
     """Machine, versions and how the device was used."""
+    execution = execution_of(cell.task.device)
     return {
         "device": _device_name(cell.task.device),
         "execution": {
-            **execution_of(cell.task.device).canonical(),
+            **(execution.of_stack() if cell.stacked else execution).canonical(),
+            **_softmax(cell),
             "stacked": cell.stacked,
             "resumed_at": [part["epoch"] for part in cell.result.resumed],
             "earlier_parts": cell.result.resumed,
@@ -134,6 +136,18 @@ def _made_by(cell: Finished) -> dict[str, Any]:
         "versions": machine.versions(),
         "code": machine.code(),
     }
+
+
+def _softmax(cell: Finished) -> dict[str, str]:
+    """Type of the products of a catalogue softmax: what the spec's ``auto`` came to."""
+    from recbole_kd.benchmark.students import in_sequence_mode
+    from recbole_kd.models.cross_entropy import resolve_precision
+
+    train = cell.spec.student.train
+    if not in_sequence_mode(cell.spec) or _loss(cell.spec) != "CE":
+        return {}
+    dtype = resolve_precision(train.softmax_precision, cell.task.device)
+    return {"softmax_precision": str(dtype).removeprefix("torch.")}
 
 
 def _made_from(cell: Finished) -> dict[str, Any]:
@@ -193,21 +207,27 @@ def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, di
 def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
     """Everything that must stand beside a number for it to be compared with another."""
     from recbole_kd.data.report import split_report
-    from recbole_kd.training.spec import loss_label
 
     report = split_report(split, spec.dataset)
     kept = {name: report[name] for name in _PROTOCOL if name in report}
     if spec.ranker is not None:
         kept["re-ranked"] = _reranked_protocol(spec.ranker["candidates"])
-    loss = "closed form" if spec.student.model in COMPUTED else spec.student.hparams.get("loss_type", "CE")
     train = spec.student.train
-    if train.loss is not None:
-        loss = loss_label(train.loss)
-    said = {"loss": loss, "ties": "average rank", "selected_by": train.valid_metric}
+    said = {"loss": _loss(spec), "ties": "average rank", "selected_by": train.valid_metric}
     if train.passed_over:
         said["kept_epochs"] = f"{train.passed_over + 1} to {train.epochs}"
     before = trained_on(spec)
     return {**kept, **said} | ({} if before is None else {"pretraining": before})
+
+
+def _loss(spec: CellSpec) -> str:
+    """Label of what a student minimises; CE: cross-entropy over the whole catalogue."""
+    from recbole_kd.training.spec import loss_label
+
+    student = spec.student
+    if student.train.loss is not None:
+        return loss_label(student.train.loss)
+    return "closed form" if student.model in COMPUTED else str(student.hparams.get("loss_type", "CE"))
 
 
 def _reranked_protocol(candidates: Mapping[str, Any]) -> str:

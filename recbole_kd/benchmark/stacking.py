@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_kd.benchmark import machine, rundir
 from recbole_kd.benchmark.artefacts import read_split
+from recbole_kd.benchmark.devices import execution_of
 from recbole_kd.benchmark.engines import Late, Outcomes
 from recbole_kd.benchmark.executor import BUSY, CellTask, limit_threads, run_cell
 from recbole_kd.benchmark.spec import CellSpec
@@ -72,25 +74,33 @@ def grouped(tasks: Sequence[CellTask]) -> Iterator[list[Pending]]:
 def _train(group: Sequence[Pending]) -> list[FitResult | None]:
     """Fitted students of the missing cells of a group; None where a cell is left to train alone."""
     missing = [p for p in group if not _exists(p.task)]
-    if len(missing) < 2:
-        return [None] * len(group)
-    limit_threads()
-    machine.reset_gpu_peak(group[0].task.device)
+    by_cell: dict[str, FitResult] = {}
+    if len(missing) >= 2:
+        try:
+            by_cell = _fit(missing)
+        except Exception as error:
+            # One of them diverged, or all of them are too large at once: alone, only what must fail fails.
+            text = machine.redact(f"{type(error).__name__}: {error}").splitlines()[0]
+            sys.stderr.write(f"a stack of {len(missing)} cells failed ({text}); they train alone\n")
+    return [by_cell.get(p.task.cell) for p in group]
+
+
+def _fit(group: Sequence[Pending]) -> dict[str, FitResult]:
+    """Train a group as one model; results by cell."""
     from recbole_kd.training.stacked import fit_stacked
 
-    try:
-        fitted = fit_stacked(
-            read_split(Path(group[0].task.split)),
-            [p.spec.student for p in missing],
-            [p.spec.seed for p in missing],
-            device=group[0].task.device,
-            max_item_list_length=group[0].spec.dataset.max_item_list_length,
-        )
-    except FloatingPointError:
-        # One of them diverged: alone, only that one fails.
-        return [None] * len(group)
-    by_cell = {p.task.cell: result for p, result in zip(missing, fitted, strict=True)}
-    return [by_cell.get(p.task.cell) for p in group]
+    first = group[0]
+    limit_threads()
+    machine.reset_gpu_peak(first.task.device)
+    fitted = fit_stacked(
+        read_split(Path(first.task.split)),
+        [p.spec.student for p in group],
+        [p.spec.seed for p in group],
+        device=first.task.device,
+        max_item_list_length=first.spec.dataset.max_item_list_length,
+        execution=execution_of(first.task.device),
+    )
+    return {p.task.cell: result for p, result in zip(group, fitted, strict=True)}
 
 
 def _exists(task: CellTask) -> bool:

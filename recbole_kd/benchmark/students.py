@@ -168,3 +168,8 @@ TRAINERS: tuple[tuple[Callable[[str], bool], Trainer], ...] = (
 
 def _trainer(model: str) -> Trainer:
     return next(trainer for fits, trainer in TRAINERS if fits(model))
+
+
+def in_sequence_mode(spec: CellSpec) -> bool:
+    """Whether a cell's student is trained by :func:`recbole_kd.training.fit.fit`."""
+    return spec.ranker is None and _trainer(spec.student.model) is _sequence

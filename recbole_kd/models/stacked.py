@@ -184,6 +184,9 @@ def _transformer(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDr
     where = _Masks(batch)
     mask = segment_mask(batch.segment.flatten(0, 1), causal=causal).view(size, height, 1, width, width)
     hidden, attn = float(model.hidden_dropout_prob), float(model.attn_dropout_prob)
+    if attn > 0:
+        # Added to the scores, as in the single models, so that their softmax keeps the digits of the mask.
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
     x = _inputs(p, batch) + _rows(p["position_embedding.weight"], batch.position)
     x = drop(_norm(p, "LayerNorm", x, eps), hidden, where.grid)
     heads = int(model.n_heads)
@@ -198,8 +201,8 @@ def _transformer(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDr
             for part in ("query", "key", "value")
         )
         if attn > 0:
-            scores = (query @ key.transpose(-1, -2)) * (1.0 / math.sqrt(query.shape[-1]))
-            weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+            scores = query @ key.transpose(-1, -2)
+            weights = torch.add(mask, scores, alpha=1.0 / math.sqrt(query.shape[-1])).softmax(-1)
             context = drop(weights, attn, weights_at) @ value
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -218,6 +221,8 @@ def _gru(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDropout) -
     for k in range(int(model.num_layers)):
         into, own = (p[f"gru_layers.weight_{part}_l{k}"].transpose(1, 2) for part in ("ih", "hh"))
         gates = torch.bmm(x.flatten(1, 2), into).view(*x.shape[:3], -1)
+        own = own.to(gates.dtype)  # under autocast: once, and not at every position
+        # Gates may be of fewer digits; the state that goes from position to position keeps its own.
         state = x.new_zeros(len(x), x.shape[1], own.shape[1])
         outputs = []
         for t in range(x.shape[2]):
@@ -225,7 +230,7 @@ def _gru(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDropout) -
             own_r, own_z, own_n = torch.bmm(state, own).chunk(3, -1)
             update = torch.sigmoid(z + own_z)
             new = torch.tanh(n + torch.sigmoid(r + own_r) * own_n)
-            state = torch.lerp(new, state, update)
+            state = torch.lerp(new.to(state.dtype), state, update.to(state.dtype))
             outputs.append(state)
         x = torch.stack(outputs, 2)
     return x
@@ -257,7 +262,10 @@ def stacked_losses(
     elif not model.shift:
         state = _norm(p, "output_ln", F.gelu(_linear(p, "output_ffn", state)), float(model.output_ln.eps))
         bias = p["output_bias"]
-    losses: Tensor = _StackedCrossEntropy.apply(state, items, bias, batch.target, batch.weight, dtype)
+    # Autocast is over here: softmax and losses have a precision of their own.
+    with torch.autocast(state.device.type, enabled=False):
+        state = state.to(items.dtype)
+        losses: Tensor = _StackedCrossEntropy.apply(state, items, bias, batch.target, batch.weight, dtype)
     return losses
 
 

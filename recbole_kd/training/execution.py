@@ -33,6 +33,15 @@ class ExecutionSpec(Strict):
             return nullcontext()
         return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
+    def of_stack(self) -> ExecutionSpec:
+        """What of it holds for several students trained as one model (``training/stacked.py``).
+
+        Their step is another one, which is not compiled; its batches are laid side by side one step at a
+        time, and no checkpoints are kept.
+        """
+        without = {"resident_steps": 0, "compile": False, "cuda_graphs": False, "checkpoint_seconds": 0.0}
+        return self.model_copy(update=without)
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Settings of the process, put back on leaving."""

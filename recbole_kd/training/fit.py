@@ -184,11 +184,17 @@ class _Asked:
             "dataset": self.split.dataset.digest,
             "split": self.split.digest,
             "profiles": None if self.profiles is None else self.profiles.digest,
+            **self._read(),
             "max_item_list_length": self.max_len,
             "device": torch.device(self.device).type,
             "diagnostics": None if self.profiles is None else _digest(self.diagnostics),
             "execution": _digest(self.execution, "checkpoint_seconds"),
         }
+
+    def _read(self) -> dict[str, str]:
+        """Digests of what the model itself reads; no key without it."""
+        digests = {} if self.side is None else self.side.digests or {}
+        return {f"inputs.{name}": digest for name, digest in digests.items()}
 
 
 def _digest(spec: Strict | None, *without: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from recbole_kd.models.side import SideInputs
 from recbole_kd.models.stacked import Parameters, StackedBatch, StackedDropout, stacked_losses
 from recbole_kd.training.average import WeightAverage
 from recbole_kd.training.early_stopping import EarlyStopping
+from recbole_kd.training.execution import ExecutionSpec
 from recbole_kd.training.fit import FitResult
 from recbole_kd.training.run import Streams, validation_metrics
 from recbole_kd.training.spec import StudentSpec
@@ -118,6 +120,7 @@ def fit_stacked(
     device: str,
     max_item_list_length: int,
     on_epoch: OnStackedEpoch | None = None,
+    execution: ExecutionSpec | None = None,
 ) -> list[FitResult]:
     """Train plain students of one shape at once, each to its own early stopping.
 
@@ -130,6 +133,8 @@ def fit_stacked(
     max_item_list_length : int
     on_epoch : callable, optional
         Called with the model's place and each row of its history.
+    execution : ExecutionSpec, optional
+        How the device is used, as far as a stack can (:meth:`ExecutionSpec.of_stack`); left out, in float32.
 
     Returns
     -------
@@ -150,29 +155,25 @@ def fit_stacked(
             )
         if shape_of(spec) != shape_of(specs[0]):
             raise SpecError("stack: the students differ in more than rate, decay, patience and seed.")
-    stack = _Stack(split, specs, seeds, device, max_item_list_length)
-    running = list(stack.members)
-    epoch = 0
-    while running:
-        epoch += 1
-        begin = time.perf_counter()
-        losses = stack.train_epoch(running, epoch)
-        spent = (time.perf_counter() - begin) / len(running)
-        for member, loss in zip(running, losses, strict=True):
-            row = stack.finish_epoch(member, epoch, loss, spent)
-            if on_epoch:
-                on_epoch(member.place, row)
-        running = [m for m in running if not m.stopping.stop and epoch < m.spec.train.epochs]
-    return [_result(m) for m in stack.members]
+    with nullcontext() if execution is None else execution.in_force():
+        stack = _Stack(split, specs, seeds, device, max_item_list_length, execution)
+        stack.train(on_epoch)
+        return [_result(m) for m in stack.members]
 
 
 class _Stack:
     """Members whose weights are views of the stacked parameters."""
 
     def __init__(
-        self, split: Split, specs: Sequence[StudentSpec], seeds: Sequence[int], device: str, max_len: int
+        self,
+        split: Split,
+        specs: Sequence[StudentSpec],
+        seeds: Sequence[int],
+        device: str,
+        max_len: int,
+        execution: ExecutionSpec | None,
     ) -> None:
-        self._split, self._device, self._max_len = split, device, max_len
+        self._split, self._device, self._max_len, self._execution = split, device, max_len, execution
         self.members = [self._member(k, *pair) for k, pair in enumerate(zip(specs, seeds, strict=True))]
         names = [name for name, _ in self.members[0].model.named_parameters()]
         own = [dict(m.model.named_parameters()) for m in self.members]
@@ -210,6 +211,20 @@ class _Stack:
         average = WeightAverage(model, 0.0)
         return _Member(place, spec, model, Streams.of(seed), batches, average, stopping)
 
+    def train(self, on_epoch: OnStackedEpoch | None) -> None:
+        """Train every member to its own end."""
+        running, epoch = list(self.members), 0
+        while running:
+            epoch += 1
+            begin = time.perf_counter()
+            losses = self.train_epoch(running, epoch)
+            spent = (time.perf_counter() - begin) / len(running)
+            for member, loss in zip(running, losses, strict=True):
+                row = self.finish_epoch(member, epoch, loss, spent)
+                if on_epoch:
+                    on_epoch(member.place, row)
+            running = [m for m in running if not m.stopping.stop and epoch < m.spec.train.epochs]
+
     def train_epoch(self, running: Sequence[_Member], epoch: int) -> list[float]:
         """One epoch of every running member; returns their mean losses."""
         self._adam.set_rates([m.spec.train.rate(epoch) for m in self.members])
@@ -245,7 +260,9 @@ class _Stack:
             for name, w in self._parameters.items()
         }
         drop = StackedDropout([m.streams.dropout for m in members])
-        losses = stacked_losses(leaves, members[0].model, batch, drop, self._dtype)
+        execution = self._execution
+        with nullcontext() if execution is None else execution.precision(self._device):
+            losses = stacked_losses(leaves, members[0].model, batch, drop, self._dtype)
         # An unused parameter (no position of a batch reads it) has no gradient.
         found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
         pairs = zip(leaves.items(), found, strict=True)
@@ -273,7 +290,12 @@ class _Stack:
         train = member.spec.train
         with member.average.in_place():
             found = validation_metrics(
-                member.model, self._split, train, max_len=self._max_len, device=self._device
+                member.model,
+                self._split,
+                train,
+                max_len=self._max_len,
+                device=self._device,
+                memory_mb=self._execution.eval_memory_mb if self._execution else None,
             )
             if member.stopping.update(epoch, found[f"valid_{train.valid_metric.lower()}"]):
                 member.best = {k: v.detach().clone() for k, v in member.model.state_dict().items()}

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from recbole_kd.benchmark.cli import main
@@ -95,3 +96,38 @@ def test_cells_run_and_say_what_they_need(place, write_experiment, words):
     assert ease["protocol"]["loss"] == "closed form"
     assert {m["serving_needs"] for m in found.values()} == {"nothing"}
     assert len(list((results / "cache" / "items").glob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_softmax_s_precision_is_told_where_there_is_a_softmax(
+    place, write_experiment, monkeypatch, native
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    own = {"backbones": ["SASRec"]}
+    gbce = {"name": "gbce", "negatives": 4, "calibration": 0.5}
+    variants = {
+        "plain": {},
+        "exact": {**own, "train": {"softmax_precision": "float32"}},
+        "sampled": {**own, "train": {"loss": gbce}},
+    }
+    few = {"train": {"epochs": 1, "train_batch_size": 16}}
+    overrides = [{"where": {"backbone": "SASRec"}, **SMALL}, {"where": {"backbone": "BPR"}, **few}]
+    backbones = ["SASRec", "EASE", "BPR"]
+    write_experiment(
+        "few", {"variants": variants, "backbones": backbones, "seeds": [1], "overrides": overrides}
+    )
+    results = place / "results"
+    with pytest.raises(SystemExit) as end:
+        main(["run", "few", "--results", str(results), "--workers", "0"])
+    assert not end.value.code
+    found = {}
+    for cell in json.loads((results / "few" / "experiment.json").read_text())["cells"]:
+        manifest = json.loads((results / "runs" / cell["cell"] / "manifest.json").read_text())
+        found[cell["backbone"], cell["variant"]] = manifest["execution"].get("softmax_precision")
+    assert found == {
+        ("SASRec", "plain"): "bfloat16" if native else "float32",
+        ("SASRec", "exact"): "float32",
+        ("SASRec", "sampled"): None,
+        ("EASE", "plain"): None,
+        ("BPR", "plain"): None,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -334,6 +335,43 @@ def test_a_checkpoint_of_another_training_is_named_and_not_used(split, tmp_path,
     refused("execution", execution=execution_of("cpu"))
     monkeypatch.setattr(torch, "__version__", "9.9")
     refused("now 9.9")
+
+
+def reading(users, items="i"):
+    """Side inputs as they are read from files: vectors that come from their digests."""
+    seed = sum(users.encode())
+    read = torch.from_numpy(vectors(N_USERS, 9, seed))
+    read[0] = 0
+    return replace(side(), users=read, digests={"items": items, "users": users})
+
+
+@pytest.mark.parametrize("name", ["kar", "profile-token"])
+def test_a_checkpoint_is_not_used_after_an_input_changed(name, split, tmp_path):
+    case, path = (of_system("SASRec", name), None), tmp_path / "c"
+    with pytest.raises(Killed):
+        trained(split, case, path, die=3, side=reading("old"))
+    content, said = path.read_bytes(), []
+    anew = trained(split, case, path, side=reading("new"), said=said)
+    assert said == ["checkpoint c is of another training (inputs.users old, now new); training starts anew"]
+    assert same(told(anew), told(trained(split, case, side=reading("new"))))
+    path.write_bytes(content)
+    trained(split, case, path, side=reading("old", "j"), said=said)
+    assert "inputs.items i, now j" in said[-1]
+    path.write_bytes(content)
+    same_files = trained(split, case, path, side=reading("old"), said=said)
+    assert said[-1] == "resumed at epoch 2"
+    assert same(told(same_files), told(trained(split, case, side=reading("old"))))
+
+
+@pytest.mark.parametrize("empty", [None, SideInputs(N_USERS), SideInputs(N_USERS, manifests={}, digests={})])
+def test_a_student_that_reads_nothing_has_the_fingerprint_it_always_had(empty, split, tmp_path):
+    path = tmp_path / "c"
+    with pytest.raises(Killed):
+        trained(split, "GRU4Rec", path, die=3, side=empty)
+    assert set(checkpoints.read(path)["fingerprint"]) == {
+        *("format", "torch", "student", "seed", "dataset", "split", "profiles"),
+        *("max_item_list_length", "device", "diagnostics", "execution"),
+    }
 
 
 def test_how_often_it_is_kept_is_no_part_of_the_fingerprint(split, uninterrupted, tmp_path):

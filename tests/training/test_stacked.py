@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from recbole_kd.errors import SpecError
+from recbole_kd.models import stacked as stacked_model
 from recbole_kd.models.cross_entropy import catalogue_cross_entropy
 from recbole_kd.models.stacked import _StackedCrossEntropy
+from recbole_kd.training import run
+from recbole_kd.training.execution import ExecutionSpec
 from recbole_kd.training.fit import fit
 from recbole_kd.training.spec import GbceSpec
 from recbole_kd.training.stacked import StackedAdam, fit_stacked
 from tests.students import BACKBONES, MAX_LEN, distill_spec, student_spec, tiny_split
+from tests.training.test_execution import execution
+
+PLACE = {"device": "cpu", "max_item_list_length": MAX_LEN}
 
 
-def alone(spec, seed):
-    return fit(tiny_split(), spec, None, seed=seed, device="cpu", max_item_list_length=MAX_LEN)
+def alone(spec, seed, **how):
+    return fit(tiny_split(), spec, None, seed=seed, **PLACE, **how)
 
 
-def together(specs, seeds):
-    return fit_stacked(tiny_split(), specs, seeds, device="cpu", max_item_list_length=MAX_LEN)
+def together(specs, seeds, **how):
+    return fit_stacked(tiny_split(), specs, seeds, **PLACE, **how)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -66,6 +74,87 @@ def test_clipping_is_by_the_norm_of_each_model():
     for got, spec in zip(together(specs, [1, 2]), specs, strict=True):
         want = alone(spec, 1 if spec is specs[0] else 2)
         assert got.history[-1]["loss"] == pytest.approx(want.history[-1]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_precision_of_the_device_is_that_of_a_solo_run(name):
+    spec, seeds, low = student_spec(name, epochs=2), [1, 2], execution(autocast="bfloat16")
+    exact, stacked = together([spec] * 2, seeds), together([spec] * 2, seeds, execution=low)
+    solo = [alone(spec, seed, execution=low) for seed in seeds]
+    far, near = [], []
+    for full, got, want in zip(exact, stacked, solo, strict=True):
+        assert got.history[-1]["loss"] == pytest.approx(want.history[-1]["loss"], rel=1e-4)
+        assert all(w.dtype == torch.float32 for w in got.state_dict.values() if w.is_floating_point())
+        far.append(abs(full.history[0]["loss"] - want.history[0]["loss"]))
+        near.append(abs(got.history[0]["loss"] - want.history[0]["loss"]))
+    assert sum(near) < sum(far) / 2
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_products_are_lower_and_the_loss_is_not(name, monkeypatch):
+    """Every forward pass, and only it, is in the precision of the device; the softmax is out of it."""
+    entered, lowered, of_loss = [], [], []
+    real = ExecutionSpec.precision, stacked_model._inputs, stacked_model.lower
+
+    @contextmanager
+    def precision(self, device):
+        entered.append(device)
+        with real[0](self, device):
+            yield
+
+    def inputs(*args):
+        lowered.append(torch.is_autocast_enabled("cpu"))
+        return real[1](*args)
+
+    def softmax(h, items, dtype):
+        of_loss.append((torch.is_autocast_enabled("cpu"), h.dtype, items.dtype))
+        return real[2](h, items, dtype)
+
+    monkeypatch.setattr(ExecutionSpec, "precision", precision)
+    monkeypatch.setattr(stacked_model, "_inputs", inputs)
+    monkeypatch.setattr(stacked_model, "lower", softmax)
+    together([student_spec(name, epochs=1)] * 2, [1, 2], execution=execution(autocast="bfloat16"))
+    assert lowered
+    assert all(lowered)
+    assert entered == ["cpu"] * len(lowered)
+    assert of_loss == [(False, torch.float32, torch.float32)] * len(lowered)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_settings_of_the_process_and_memory_of_evaluation_are_in_force(monkeypatch):
+    memory, during = [], []
+    real = run.rank_targets
+    monkeypatch.setattr(run, "rank_targets", lambda *a, **k: memory.append(k["memory_mb"]) or real(*a, **k))
+
+    def now():
+        return torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+
+    def on_epoch(place, row):
+        during.append(now())
+
+    before = now()
+    assert before == ("highest", False)
+    how = execution(tf32=True, deterministic=True, eval_memory_mb=77)
+    together([student_spec("SASRec", epochs=1)] * 2, [1, 2], execution=how, on_epoch=on_epoch)
+    assert during == [("high", True)] * 2
+    assert memory == [77, 77]
+    assert now() == before
+
+
+def test_what_a_stack_cannot_honour_changes_nothing():
+    spec, asked = student_spec("SASRec", epochs=1), {"resident_steps": 4, "checkpoint_seconds": 1e-9}
+    how = execution(**asked, compile=True, cuda_graphs=True)
+    for plain, other in zip(
+        together([spec] * 2, [1, 2]), together([spec] * 2, [1, 2], execution=how), strict=True
+    ):
+        assert all(torch.equal(plain.state_dict[k], w) for k, w in other.state_dict.items())
+    said = how.of_stack().canonical()
+    assert {k: v for k, v in how.canonical().items() if said[k] != v} == {
+        **asked,
+        "compile": True,
+        "cuda_graphs": True,
+    }
+    assert not any(said[k] for k in ("resident_steps", "checkpoint_seconds", "compile", "cuda_graphs"))
 
 
 def test_results_are_independent_of_the_stack():
