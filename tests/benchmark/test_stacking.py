@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from recbole_kd.benchmark import rundir
-from recbole_kd.benchmark.artefacts import build
+from recbole_kd.benchmark.artefacts import Artefacts, build
 from recbole_kd.benchmark.console import JsonReporter
 from recbole_kd.benchmark.engines import SerialEngine
+from recbole_kd.benchmark.executor import CellTask
 from recbole_kd.benchmark.placement import Where, make_engine
 from recbole_kd.benchmark.resolve import load_experiment
 from recbole_kd.benchmark.stacking import StackedEngine, grouped
@@ -48,6 +49,20 @@ def test_a_sweep_in_stacks_equals_one_cell_by_cell(place, tmp_path, monkeypatch)
         assert (ranks[0]["rank"] - ranks[1]["rank"]).abs().mean() < 0.5
     again = sweep(tmp_path / "stacked", StackedEngine())
     assert (again.ran, again.reused, len(stacks)) == (0, 4, 2)
+
+
+def test_histories_cut_at_other_lengths_are_no_stack(place):
+    cells = [c for c in load_experiment("small").cells if c.label.variant == "plain"]
+    files = Artefacts(Path("split"), None, None)
+    tasks = []
+    for cell, length in zip((*cells, *cells), (20, 20, 10, 10), strict=True):
+        dataset = cell.spec.dataset.model_copy(update={"max_item_list_length": length})
+        spec = cell.spec.model_copy(update={"dataset": dataset})
+        tasks.append(CellTask.build(Path("r"), f"{cell.cell}-{length}", cell.label, spec, files, "cpu", ()))
+    assert [[p.spec.dataset.max_item_list_length for p in group] for group in grouped(tasks)] == [
+        [20, 20],
+        [10, 10],
+    ]
 
 
 def manifests(results):
