@@ -15,6 +15,7 @@ from recbole_kd.benchmark import machine
 from recbole_kd.benchmark.cost import run_cost
 from recbole_kd.benchmark.devices import execution_of
 from recbole_kd.benchmark.pretraining import trained_on
+from recbole_kd.benchmark.recommender_lists import RUN_STATE
 from recbole_kd.benchmark.spec import CellSpec
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def _made_from(cell: Finished) -> dict[str, Any]:
         "profile_digest": None if profiles is None else profiles.digest,
         "profile_coverage": None if profiles is None else profiles.coverage,
         "profile_file": _built_file(task.results, task.teacher),
+        "lists_run": _lists_run(cell),
         "inputs_file": _built_file(task.results, (task.inputs or {}).get("users")),
         "profile_verified": None if profiles is None else profiles.verified,
         "profile": None if profiles is None else profiles.manifest,
@@ -177,6 +179,14 @@ def _built_file(results: str, file: str | None) -> dict[str, str] | None:
     if file is None or Path(file).parent != rooms.profiles_folder(Path(results)):
         return None
     return {"name": Path(file).name, "sha256": rooms.digest_of(Path(file))}
+
+
+def _lists_run(cell: Finished) -> dict[str, Any] | None:
+    """Address of the recommender whose lists were learned, and the state of its run when they were made."""
+    lists = cell.spec.lists or {}
+    if "address" not in lists or cell.profiles is None:
+        return None
+    return {"run": lists["address"], "state": cell.profiles.manifest.get(RUN_STATE)}
 
 
 def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
