@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -198,6 +198,17 @@ def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, di
         for suffix, rank in (("", value.rank), ("_masked", value.rank_masked)):
             result[part + suffix] = {name: float(per_user(rank, name).mean()) for name in names}
     return result
+
+
+def stored_metrics(run: Path, part: str, metrics: Iterable[str]) -> dict[str, float]:
+    """Means of any metrics over the users of a part, of the ranks that a run stored."""
+    import pyarrow.parquet as pq
+
+    from recbole_kd.metrics import per_user
+
+    table = pq.read_table(run / "ranks.parquet", columns=["split", "rank"]).to_pandas()
+    rank = table.loc[table["split"].astype(str) == part, "rank"].to_numpy()
+    return {metric: float(per_user(rank, metric).mean()) for metric in metrics}
 
 
 def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:
