@@ -47,10 +47,22 @@ class ProfileJob:
 
     @cached_property
     def dataset_spec(self) -> Any:
-        """Spec of the dataset."""
+        """Spec of the dataset.
+
+        Raises
+        ------
+        SpecError
+            A bad file, or a domain that no prompt knows.
+        """
+        from profiles.prompts import load_domain
         from recbole_kd.data.spec import read_dataset_spec
 
-        return read_dataset_spec(self.dataset)
+        spec = read_dataset_spec(self.dataset)
+        try:
+            load_domain(spec.domain)
+        except SpecError as error:
+            raise SpecError(f"dataset '{self.dataset}': domain: {error}") from error
+        return spec
 
     @cached_property
     def split(self) -> Split:

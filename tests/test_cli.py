@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from recbole_kd.benchmark import rooms
 from recbole_kd.benchmark.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,6 +245,11 @@ def test_list_shows_what_experiments_can_name(place, capsys):
     assert "Needs when serving: its retriever and a chat model" in about["ranker: llmrank"]
     assert "Needs when serving: language model" in about["P5"]
     assert "Needs when serving" not in about["Pop"]
+    # What a bare name means in an experiment decides how RecBole's model is called here.
+    theirs = {name for name, text in about.items() if text.startswith("RecBole's own")}
+    assert {"recbole:SASRec", "recbole:GRU4Rec", "recbole:BERT4Rec", "LightSANs"} <= theirs
+    for name in theirs:
+        assert rooms.model_defaults(name, False)["model"] == "recbole:" + name.removeprefix("recbole:")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,12 +62,12 @@ def load_domain(name: str) -> Domain:
     Raises
     ------
     SpecError
-        Unknown domain.
+        Unknown domain; the message offers the nearest one.
     """
     if name not in DOMAINS:
-        raise SpecError(
-            f"unknown domain '{name}'; use one of {', '.join(DOMAINS)}, or add {name}.yaml to {FOLDER.name}/"
-        )
+        near = difflib.get_close_matches(name, DOMAINS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(DOMAINS)},"
+        raise SpecError(f"unknown domain '{name}'; {hint} or add profiles/prompts/domains/{name}.yaml")
     path = FOLDER / f"{name}.yaml"
     content = path.read_bytes()
     return read_yaml(path, Domain, {"name": name, "hash": hashlib.sha256(content).hexdigest()[:8]})

@@ -1,9 +1,10 @@
 """The other systems, on the same split, ranks and statistics. One file each, one line here.
 
-Three kinds, by how they meet the rest:
+Four kinds, by how they meet the rest:
 
 - ``COMPUTED`` have a closed form: ``compute(split, hparams, side) -> Scorer``.
 - ``TRAINED`` are backbones of their own, trained in sequence mode by ``recbole_kd.training.fit``.
+- ``GENERATIVE`` write the next item: a module with ``check``, ``fit`` and ``rebuilt``.
 - ``SYSTEMS`` are laid on a backbone (``system: NAME`` in a variant): text initialisation, gates, user tokens.
 
 Defaults are in ``properties/model/<Name>.yaml`` and ``properties/system/<name>.yaml``.

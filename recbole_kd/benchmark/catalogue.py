@@ -10,7 +10,7 @@ from recbole_kd.baselines.llm import RANKERS
 from recbole_kd.baselines.llm import SERVING as RANKER_SERVING
 from recbole_kd.benchmark import properties
 from recbole_kd.benchmark.marked_yaml import load_marked
-from recbole_kd.benchmark.prefix import available
+from recbole_kd.benchmark.prefix import MARK, available
 
 Entries = list[tuple[str, str]]
 
@@ -53,13 +53,17 @@ def _schedules() -> Entries:
 
 
 def _baselines() -> Entries:
-    """Models of their own, systems on a backbone, re-rankers of its candidates, and RecBole's own models."""
+    """Models of their own, systems on a backbone, re-rankers of its candidates, and RecBole's own models.
+
+    The last are called as experiments must call them: a name that ``properties/model`` has means that file.
+    """
     own = [(name, _needing("model", name, SERVING)) for name in (*COMPUTED, *TRAINED, *GENERATIVE)]
     laid = [(f"system: {name}", _needing("system", name, SERVING)) for name in SYSTEMS]
     asked = [(f"ranker: {name}", _needing("ranker", name, RANKER_SERVING)) for name in RANKERS]
-    named = {name for name, _ in own}
-    theirs = [(n, "RecBole's own class and Trainer, prefix mode") for n in available() if n not in named]
-    return own + laid + asked + theirs
+    taken = set(properties.names("model"))
+    theirs = [MARK + name if name in taken else name for name in available()]
+    said = "RecBole's own class and Trainer, prefix mode"
+    return own + laid + asked + [(name, said) for name in theirs]
 
 
 def _needing(kind: str, name: str, needs: Mapping[str, str]) -> str:

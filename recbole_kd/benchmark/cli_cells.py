@@ -108,8 +108,8 @@ def tune(
     from recbole_kd.benchmark.artefacts import build, build_in_child
     from recbole_kd.benchmark.placement import make_engine
     from recbole_kd.benchmark.resolve import load_experiment
-    from recbole_kd.benchmark.tuning import load_tuning
     from recbole_kd.benchmark.tuning import tune as search
+    from recbole_kd.benchmark.tuning_space import load_tuning
 
     loaded = load_experiment(experiment)
     cells = chosen(loaded, only)

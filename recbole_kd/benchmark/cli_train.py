@@ -94,13 +94,10 @@ def _rounded(path: Path, part: str, shown: Sequence[tuple[str, str, int]]) -> di
     ----------
     shown : sequence of (name to show, metric, what divides it)
     """
-    import pyarrow.parquet as pq
+    from recbole_kd.benchmark.run_record import stored_metrics
 
-    from recbole_kd.metrics import per_user
-
-    table = pq.read_table(path / "ranks.parquet", columns=["split", "rank"]).to_pandas()
-    rank = table.loc[table["split"].astype(str) == part, "rank"].to_numpy()
-    return {name: round(float(per_user(rank, metric).mean()) / by, 4) for name, metric, by in shown}
+    stored = stored_metrics(path, part, [metric for _, metric, _ in shown])
+    return {name: round(stored[metric] / by, 4) for name, metric, by in shown}
 
 
 def _line(values: dict[str, float]) -> str:

@@ -89,7 +89,8 @@ def _verdict(results: Path, cell: str) -> tuple[str, str | None]:
     reason = rundir.fault(path, cell)
     if reason is None:
         manifest = rundir.read_manifest(path)
-        reason = _other_teacher(results, path, manifest) or _other_retriever(results, path, manifest)
+        checks = (_other_teacher, _other_recommender, _other_retriever)
+        reason = next((said for check in checks if (said := check(results, path, manifest))), None)
     return (EXISTS, None) if reason is None else (CORRUPT, reason)
 
 
@@ -104,11 +105,21 @@ def _other_teacher(results: Path, path: Path, manifest: dict[str, Any]) -> str |
 def _other_retriever(results: Path, path: Path, manifest: dict[str, Any]) -> str | None:
     """Say when the run that a cell re-ranks was replaced, at its own address, by one with other ranks."""
     ranker = manifest.get("ranker") or {}
-    run = rundir.run_path(results, str(ranker.get("retriever")))
-    if "retriever_run" not in ranker or not run.is_dir() or rundir.fault(run, run.name) is not None:
+    return _replaced(results, path, "retriever", ranker.get("retriever"), ranker.get("retriever_run"))
+
+
+def _other_recommender(results: Path, path: Path, manifest: dict[str, Any]) -> str | None:
+    """Say when the recommender whose lists a cell learned was replaced, likewise."""
+    used = manifest.get("lists_run") or {}
+    return _replaced(results, path, "teacher", used.get("run"), used.get("state"))
+
+
+def _replaced(results: Path, path: Path, whose: str, cell: object, used: object) -> str | None:
+    """Compare the state of a run that another one was made from with its state now; gone is no other."""
+    run = rundir.run_path(results, str(cell))
+    if used is None or not run.is_dir() or rundir.fault(run, run.name) is not None or state_of(run) == used:
         return None
-    same = state_of(run) == ranker["retriever_run"]
-    return None if same else f"{path}: its retriever {run.name} has been trained again and ranks otherwise"
+    return f"{path}: its {whose} {run.name} has been trained again and ranks otherwise"
 
 
 def _changed(results: Path, path: Path, whose: str, used: object, digest: object) -> str | None:

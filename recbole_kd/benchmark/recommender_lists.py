@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from recbole_kd.benchmark.derived import KEY, state_of
 from recbole_kd.benchmark.spec import CellSpec
 from recbole_kd.data.types import EvalSet, Split
 
 _USERS = 256
+RUN_STATE = "run_state"
+"""Key of the manifest of a list file: its maker's run when it was made, see :func:`state_of`."""
 
 
 def write_lists(
@@ -62,7 +65,7 @@ def write_lists(
                 history_last=train.lengths[part],
                 history_hash=[hashed(train.row(r).tolist()) for r in range(part.start, part.stop)],
             )
-    write_teacher_lists(path, rows.frame(), _said(run, teacher, split) | {"top": top})
+    write_teacher_lists(path, rows.frame(), _said(run, teacher, split) | {"top": top}, {KEY: state_of(run)})
 
 
 def write_states(path: Path, run: Path, teacher: CellSpec, split: Split) -> None:
@@ -93,7 +96,7 @@ def write_states(path: Path, run: Path, teacher: CellSpec, split: Split) -> None
         history_hash=[hashed(train.row(r).tolist()) for r in range(len(train))],
         vector=np.concatenate(states).astype(np.float32),
     )
-    write_embedding_file(path, rows, _said(run, teacher, split))
+    write_embedding_file(path, rows, _said(run, teacher, split), {KEY: state_of(run)})
 
 
 def _trained(run: Path, teacher: CellSpec, split: Split) -> Any:
@@ -115,6 +118,7 @@ def _said(run: Path, teacher: CellSpec, split: Split) -> dict[str, Any]:
         "source": "recommender",
         "teacher": teacher.student.model,
         "run": run.name,
+        RUN_STATE: state_of(run),
         "trained_on": read_manifest(run)["split_digest"],
         "split_digest": split.digest,
         "dataset": split.dataset.name,

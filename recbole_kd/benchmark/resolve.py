@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from recbole_kd.benchmark import inputs, objectives, overrides, properties, rankers, rooms, teacher_lists
-from recbole_kd.benchmark.marked_yaml import MarkedDict, load_marked, merge, plain
+from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
 from recbole_kd.benchmark.variants import PARTS, Variant, expanded
@@ -114,11 +114,24 @@ def _with_includes(path: Path, chain: tuple[Path, ...]) -> MarkedDict:
         raise SpecError(f"{mark}: 'include' must be a file name or a list of them")
     below = MarkedDict(data.mark)
     for name in listed:
-        beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-        if not beside.is_file():
-            raise SpecError(f"{mark}: included file '{beside}' does not exist")
-        below = merge(below, _with_includes(beside, (*chain, path.resolve())))
+        below = merge(below, _with_includes(_included(name, path, mark), (*chain, path.resolve())))
     return merge(below, data)
+
+
+def _included(name: str, path: Path, mark: Mark) -> Path:
+    """The file beside the one that includes it, or else the experiment of that name."""
+    beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if beside.is_file():
+        return beside
+    known = name.removesuffix(".yaml").removesuffix(".yml")
+    try:
+        return properties.find("experiment", known)
+    except SpecError as error:
+        folders = ", ".join(str(root / "experiment") for root in properties.roots())
+        hint = did_you_mean(known, properties.names("experiment"))
+        raise SpecError(
+            f"{mark}: included file '{beside}' does not exist, nor an experiment '{known}' in {folders}{hint}"
+        ) from error
 
 
 def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[PlannedCell]:

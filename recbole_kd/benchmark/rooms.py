@@ -66,10 +66,15 @@ def dataset(
     Raises
     ------
     SpecError, DataError
-        Unknown dataset, bad YAML, or the files are not there.
+        Unknown dataset or domain, bad YAML, or the files are not there.
     """
+    from profiles.prompts import load_domain
+
     data = properties.load("dataset", name, asked_at)
-    spec = validated(DatasetSpec, data if over is None else merge(data, over), "dataset")
+    data = data if over is None else merge(data, over)
+    spec = validated(DatasetSpec, data, "dataset")
+    with _placed(data.where("domain"), "dataset: domain"):
+        load_domain(spec.domain)
     return spec, dataset_source(spec)
 
 

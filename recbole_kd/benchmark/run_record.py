@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from recbole_kd.benchmark import machine
 from recbole_kd.benchmark.cost import run_cost
 from recbole_kd.benchmark.devices import execution_of
 from recbole_kd.benchmark.pretraining import trained_on
+from recbole_kd.benchmark.recommender_lists import RUN_STATE
 from recbole_kd.benchmark.spec import CellSpec
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def _made_from(cell: Finished) -> dict[str, Any]:
         "profile_digest": None if profiles is None else profiles.digest,
         "profile_coverage": None if profiles is None else profiles.coverage,
         "profile_file": _built_file(task.results, task.teacher),
+        "lists_run": _lists_run(cell),
         "inputs_file": _built_file(task.results, (task.inputs or {}).get("users")),
         "profile_verified": None if profiles is None else profiles.verified,
         "profile": None if profiles is None else profiles.manifest,
@@ -193,6 +195,14 @@ def _built_file(results: str, file: str | None) -> dict[str, str] | None:
     return {"name": Path(file).name, "sha256": rooms.digest_of(Path(file))}
 
 
+def _lists_run(cell: Finished) -> dict[str, Any] | None:
+    """Address of the recommender whose lists were learned, and the state of its run when they were made."""
+    lists = cell.spec.lists or {}
+    if "address" not in lists or cell.profiles is None:
+        return None
+    return {"run": lists["address"], "state": cell.profiles.manifest.get(RUN_STATE)}
+
+
 def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Means over users; ``<part>_masked`` leaves out the items of the user's history."""
     from recbole_kd.metrics import per_user
@@ -202,6 +212,17 @@ def _metrics(ranks: Mapping[str, Ranks], names: tuple[str, ...]) -> dict[str, di
         for suffix, rank in (("", value.rank), ("_masked", value.rank_masked)):
             result[part + suffix] = {name: float(per_user(rank, name).mean()) for name in names}
     return result
+
+
+def stored_metrics(run: Path, part: str, metrics: Iterable[str]) -> dict[str, float]:
+    """Means of any metrics over the users of a part, of the ranks that a run stored."""
+    import pyarrow.parquet as pq
+
+    from recbole_kd.metrics import per_user
+
+    table = pq.read_table(run / "ranks.parquet", columns=["split", "rank"]).to_pandas()
+    rank = table.loc[table["split"].astype(str) == part, "rank"].to_numpy()
+    return {metric: float(per_user(rank, metric).mean()) for metric in metrics}
 
 
 def _protocol(spec: CellSpec, split: Split) -> dict[str, Any]:

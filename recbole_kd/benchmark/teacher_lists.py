@@ -293,8 +293,13 @@ def _marked(values: dict[str, Any], mark: Mark) -> MarkedDict:
 
 
 def _build_recommender(results: Path, cell: CellSpec, split: Split) -> Path:
-    """Train the teacher as a plain cell, unless its run exists, and rank the items for every train user."""
+    """Train the teacher as a plain cell, unless its run exists, and rank the items for every train user.
+
+    What was made from its run is made again when the run was replaced at its own address; it outlives a run
+    that was deleted.
+    """
     from recbole_kd.benchmark import rundir
+    from recbole_kd.benchmark.derived import made_from
     from recbole_kd.benchmark.recommender_lists import write_lists, write_states
     from recbole_kd.strict import digest
 
@@ -303,16 +308,16 @@ def _build_recommender(results: Path, cell: CellSpec, split: Split) -> Path:
     key = digest({name: spec[name] for name in ("top", "exclude_seen")} | {"teacher": address})
     path = folder(results) / f"{spec['backbone']}-{key}.parquet"
     states = states_beside(path) if learns_states(cell) else None
-    if path.is_file() and (states is None or states.is_file()):
+    run = rundir.run_path(results, address)
+    if not run.exists() and path.is_file() and (states is None or states.is_file()):
         return path
     teacher = CellSpec.model_validate(cell.lists["cell"])
-    run = rundir.run_path(results, address)
     if not rundir.whole(results, address):
         _train(results, teacher, address)
     with wait_lock(results, f"lists-{key}"):
-        if not path.is_file():
+        if not made_from(path, run):
             write_lists(path, run, teacher, split, top=spec["top"], exclude_seen=spec["exclude_seen"])
-        if states is not None and not states.is_file():
+        if states is not None and not made_from(states, run):
             write_states(states, run, teacher, split)
     return path
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from recbole_kd.benchmark import properties, record, rooms, rundir
+from recbole_kd.benchmark import record, rooms, rundir
 from recbole_kd.benchmark.artefacts import Artefacts
 from recbole_kd.benchmark.executor import FAILED, CellTask
 from recbole_kd.benchmark.locks import try_lock
@@ -22,11 +20,13 @@ from recbole_kd.benchmark.prefix import MARK
 from recbole_kd.benchmark.pretraining import of_student
 from recbole_kd.benchmark.rankers import needs, repointed, with_retrievers
 from recbole_kd.benchmark.resolve import Experiment
+from recbole_kd.benchmark.run_record import stored_metrics
 from recbole_kd.benchmark.spec import CellLabel, PlannedCell
 from recbole_kd.benchmark.tuning_history import FILE, Method, alike, best_points, read_history, write_history
+from recbole_kd.benchmark.tuning_space import Range, TuningSpec
 from recbole_kd.benchmark.validate import did_you_mean, validated
 from recbole_kd.errors import SpecError, StoreError
-from recbole_kd.strict import Strict, digest
+from recbole_kd.strict import digest
 from recbole_kd.training.spec import StudentSpec
 
 if TYPE_CHECKING:
@@ -35,72 +35,13 @@ if TYPE_CHECKING:
     from recbole_kd.benchmark.sweep import Builder
 
 
-class Range(Strict):
-    """Values of one dotted path: an interval or a list."""
-
-    low: float | None = None
-    high: float | None = None
-    log: bool | None = None
-    integer: bool | None = None
-    choices: list[Any] | None = None
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Range:
-        interval = self.low is not None and self.high is not None
-        if interval == (self.choices is not None):
-            raise ValueError("give 'low' and 'high', or 'choices'")
-        if interval and not self.low < self.high:  # type: ignore[operator]
-            raise ValueError("'low' must be below 'high'")
-        return self
-
-    def holds(self, value: Any) -> bool:
-        """Whether a trial may have this value."""
-        if self.choices is not None:
-            return value in self.choices
-        assert self.low is not None
-        assert self.high is not None
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
-
-class TuningSpec(Strict):
-    """``properties/tuning/*.yaml``."""
-
-    trials: int = Field(ge=1)
-    seed: int
-    training_seed: int = Field(ge=0)
-    sampler: Literal["tpe", "random"]
-    startup_trials: int = Field(ge=1)
-    start_with_defaults: bool = True
-    shared: dict[str, Range]
-    by_backbone: dict[str, dict[str, Range]] | None
-    recbole: dict[str, Range] | None = Field(None, description="in place of 'shared' under RecBole's Trainer")
-    method: dict[str, Range] | None
-
-    def space(self, backbone: str, distilled: bool, prefix_mode: bool = False) -> dict[str, Range]:
-        """Search space of a method; that of the plain backbone is a part of it.
-
-        A model under RecBole's own Trainer counts rows, not sequences, in a batch, so that it may
-        have a space of its own in place of the shared one.
-        """
-        shared = self.recbole if prefix_mode and self.recbole is not None else self.shared
-        found = {**shared, **(self.by_backbone or {}).get(backbone, {})}
-        return {**found, **(self.method or {})} if distilled else found
-
-
-def load_tuning(name: str, trials: int | None = None) -> TuningSpec:
-    """Read ``properties/tuning/<name>.yaml``; ``trials`` replaces its number of trials."""
-    data = properties.load("tuning", name)
-    if trials is not None:
-        data.put("trials", trials, data.where("trials"))
-    return validated(TuningSpec, data, "tuning")
-
-
 @dataclass
 class Study:
     """Trials of one method on one dataset."""
 
     method: Method
     cell: PlannedCell
+    configuration: str
     metric: str
     space: dict[str, Range]
     study: Any
@@ -148,6 +89,7 @@ class Study:
             **labels,
             "metric": self.metric,
             "search": self.search,
+            "configuration": self.configuration,
             "trials": listed,
         }
 
@@ -186,10 +128,17 @@ def tune(
 
     Raises
     ------
+    SpecError
+        The experiment reports the seed of the trials.
     StoreError
         Every trial of some method failed, or another process is tuning this experiment.
     """
     _quiet()
+    if tuning.training_seed in experiment.spec.seeds:
+        raise SpecError(
+            f"{experiment.source}: seeds: {tuning.training_seed} is the training_seed of the trials, which "
+            "must not be reported; leave it out, or name a space with another training_seed (--space)"
+        )
     with try_lock(results, f"tune-{experiment.name}") as held:
         if not held:
             raise StoreError(
@@ -249,11 +198,13 @@ def _studies(experiment: Experiment, tuning: TuningSpec, results: Path) -> list[
         student = cell.spec.student
         space = tuning.space(method[1], student.distill is not None, student.model.startswith(MARK))
         # A study belongs to what it searches: a changed space or dataset begins a new one.
-        key = digest([method, {k: v.canonical() for k, v in space.items()}, tuning.training_seed, cell.cell])
+        configuration = _configuration(cell)
+        searched = {k: v.canonical() for k, v in space.items()}
+        key = digest([method, searched, tuning.training_seed, configuration])
         study = create_study(study_name=key, storage=storage, direction="maximize", load_if_exists=True)
         metric = cell.spec.student.train.valid_metric
         first = _defaults(student, space) if tuning.start_with_defaults else {}
-        found.append(Study(method, cell, metric, space, study, tuning.trials, search, first))
+        found.append(Study(method, cell, configuration, metric, space, study, tuning.trials, search, first))
     return found
 
 
@@ -266,6 +217,16 @@ def _defaults(student: StudentSpec, space: Mapping[str, Range]) -> dict[str, Any
 
 def _method(label: CellLabel) -> Method:
     return label.dataset, label.backbone, label.variant
+
+
+def _configuration(cell: PlannedCell) -> str:
+    """What is tuned: the address of the untuned cell, whatever seeds the experiment lists."""
+    return cell.spec.model_copy(update={"seed": 0}).address()
+
+
+def _configurations(cells: Sequence[PlannedCell]) -> dict[Method, str]:
+    """Method -> configuration of those that are trained, in the order of the cells."""
+    return {_method(c.label): _configuration(c) for c in cells if c.spec.ranker is None}
 
 
 def _run(
@@ -310,8 +271,9 @@ def _tell(
         study.study.tell(trial, state=TrialState.FAIL)
         reporter.note(f"{study.name}: trial {trial.number + 1}/{study.goal} failed: {error.splitlines()[0]}")
         return
-    manifest = rundir.read_manifest(rundir.run_path(results, cell.cell))
-    value = float(manifest["metrics"]["valid"][study.metric])
+    # Of the ranks: a run that another command wrote need not hold this metric in its manifest.
+    run = rundir.run_path(results, cell.cell)
+    value = stored_metrics(run, "valid", [study.metric])[study.metric]
     study.study.tell(trial, value)
     reporter.note(
         f"{study.name:<40} trial {trial.number + 1}/{study.goal}  valid {study.metric} {value:.4f}  "
@@ -366,7 +328,7 @@ def tuned(
     """
     cells = experiment.cells if wanted is None else _comparable(experiment, results, wanted)
     trained = [c for c in cells if c.spec.ranker is None]
-    points = best_points(results, experiment.name, list(dict.fromkeys(_method(c.label) for c in trained)))
+    points = best_points(results, experiment.name, _configurations(cells))
     best = {c.cell: with_point(c, points[_method(c.label)], c.label.seed) for c in trained}
     # A re-ranker has no training of its own to tune: it takes the tuned retriever.
     cells = [best[c.cell] if c.cell in best else repointed(c, best) for c in cells]
@@ -380,12 +342,10 @@ def tuned(
 def _comparable(experiment: Experiment, results: Path, wanted: Sequence[PlannedCell]) -> list[PlannedCell]:
     """Cells of the methods that are wanted, and of those that were tuned like them."""
     every = {c.cell: c for c in experiment.cells}
-    asked = [c for c in with_retrievers(list(wanted), every) if c.spec.ranker is None]
-    methods = dict.fromkeys(_method(c.label) for c in asked)
-    trained = [c for c in experiment.cells if c.spec.ranker is None]
-    others = [m for m in dict.fromkeys(_method(c.label) for c in trained) if m not in methods]
-    kept = {*methods, *alike(results, experiment.name, list(methods), others)}
-    left = {c.cell for c in trained if _method(c.label) in kept}
+    methods = _configurations(with_retrievers(list(wanted), every))
+    others = {m: c for m, c in _configurations(experiment.cells).items() if m not in methods}
+    kept = {*methods, *alike(results, experiment.name, methods, others)}
+    left = {c.cell for c in experiment.cells if c.spec.ranker is None and _method(c.label) in kept}
     return [c for c in experiment.cells if (needs(c.spec) or c.cell) in left]
 
 

@@ -112,7 +112,12 @@ class ProfileTable:
     verified: bool = True
 
 
-def write_embedding_file(path: str | Path, rows: ProfileRows, manifest: Mapping[str, Any]) -> str:
+def write_embedding_file(
+    path: str | Path,
+    rows: ProfileRows,
+    manifest: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
     """Write an embedding file, whole or not at all.
 
     Parameters
@@ -121,6 +126,8 @@ def write_embedding_file(path: str | Path, rows: ProfileRows, manifest: Mapping[
     rows : ProfileRows
     manifest : mapping
         JSON-ready; ``format``, ``n_users`` and ``dimension`` are added.
+    metadata : mapping, optional
+        Further entries of the schema metadata, beside the manifest.
 
     Returns
     -------
@@ -139,6 +146,7 @@ def write_embedding_file(path: str | Path, rows: ProfileRows, manifest: Mapping[
     _check_rows(rows, str(path))
     dimension = rows.vector.shape[1]
     full = {**manifest, "format": FORMAT, "n_users": len(set(rows.user)), "dimension": dimension}
+    said = {MANIFEST_KEY.decode(): json.dumps(full, sort_keys=True), **(metadata or {})}
     table = pa.table(
         {
             "user": pa.array(rows.user, pa.string()),
@@ -148,7 +156,7 @@ def write_embedding_file(path: str | Path, rows: ProfileRows, manifest: Mapping[
             "history_hash": pa.array(rows.history_hash, pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(rows.vector.reshape(-1)), dimension),
         }
-    ).replace_schema_metadata({MANIFEST_KEY: json.dumps(full, sort_keys=True).encode()})
+    ).replace_schema_metadata(said)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

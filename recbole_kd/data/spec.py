@@ -125,7 +125,7 @@ class DatasetSpec(Strict):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="file stem: <name>.inter, <name>.item"
     )
-    domain: Literal["movies", "beauty", "games", "generic"] = Field(description="vocabulary of the prompts")
+    domain: str = Field(description="vocabulary of the prompts, profiles/prompts/domains; looked up there")
     source: Literal["recbole", "path", "synthetic"]
     path: str | None = Field(description="folder of the atomic files, for source: path")
     synthetic: SyntheticSpec | None = Field(None, description="the generator's parameters")

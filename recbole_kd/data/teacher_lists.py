@@ -71,7 +71,12 @@ class TeacherLists:
         return known
 
 
-def write_teacher_lists(path: str | Path, rows: pd.DataFrame, manifest: Mapping[str, Any]) -> None:
+def write_teacher_lists(
+    path: str | Path,
+    rows: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a list file, whole or not at all.
 
     Parameters
@@ -81,6 +86,8 @@ def write_teacher_lists(path: str | Path, rows: pd.DataFrame, manifest: Mapping[
         The columns named above.
     manifest : mapping
         JSON-ready; ``format`` and ``n_users`` are added.
+    metadata : mapping, optional
+        Further entries of the schema metadata, beside the manifest.
 
     Raises
     ------
@@ -95,9 +102,8 @@ def write_teacher_lists(path: str | Path, rows: pd.DataFrame, manifest: Mapping[
     full = {**manifest, "format": FORMAT, "kind": "lists", "n_users": int(rows["user"].nunique())}
     kinds = {"string": pa.string(), "int32": pa.int32(), "float32": pa.float32()}
     columns = {name: pa.array(rows[name].to_numpy(), kinds[kind]) for name, kind in _TYPES.items()}
-    table = pa.table(columns).replace_schema_metadata(
-        {MANIFEST_KEY: json.dumps(full, sort_keys=True).encode()}
-    )
+    said = {MANIFEST_KEY.decode(): json.dumps(full, sort_keys=True), **(metadata or {})}
+    table = pa.table(columns).replace_schema_metadata(said)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

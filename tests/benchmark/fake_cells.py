@@ -34,12 +34,15 @@ def no_artefacts(results: Path, planned: Sequence[PlannedCell]) -> dict[str, Art
 
 
 def write_fake_run(results: Path, cell: str, label: dict[str, Any], valid: float = 0.0) -> None:
-    """Write a run directory as the real executor does."""
+    """Write a run directory as the real executor does; NDCG@10 of every validation user is ``valid``."""
     draw = np.random.default_rng(int(hashlib.sha256(cell.encode()).hexdigest()[:8], 16))
     ranks = draw.integers(1, 30, USERS).astype(np.float32)
-    columns: dict[str, Any] = {"split": ["test"] * USERS, "user": [f"u{i}" for i in range(USERS)]}
-    columns |= {"item": [f"i{i}" for i in range(USERS)], "rank": ranks, "rank_masked": ranks}
-    columns |= {name: np.full(USERS, 3, np.int32) for name in ("train_len", "history_len", "item_count")}
+    validated = np.full(USERS, 2 ** (1 / valid) - 1 if valid else 30, np.float32)
+    every = np.concatenate([ranks, validated])
+    columns: dict[str, Any] = {"split": ["test"] * USERS + ["valid"] * USERS}
+    columns |= {"user": [f"u{i}" for i in range(USERS)] * 2, "item": [f"i{i}" for i in range(USERS)] * 2}
+    columns |= {"rank": every, "rank_masked": every}
+    columns |= {name: np.full(2 * USERS, 3, np.int32) for name in ("train_len", "history_len", "item_count")}
     manifest = {
         "label": {name: label[name] for name in ("backbone", "seed")},
         "written_as": label,

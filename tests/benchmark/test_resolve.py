@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_kd.benchmark.resolve import load_experiment
+from profiles.prompts import domain
+from recbole_kd.benchmark.resolve import load_experiment, read_experiment
 from recbole_kd.errors import DataError, ProfileError, SpecError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,6 +264,30 @@ def test_include_defaults_and_overrides(place, write_experiment):
         load_experiment(path)
 
 
+def test_a_file_of_another_folder_includes_a_known_experiment(place, tmp_path):
+    """As the page on language models in the loop tells users to; what lies beside the file goes first."""
+    own = tmp_path / "own"
+    own.mkdir()
+    path = own / "mine.yaml"
+    for name in ("small", "small.yaml"):
+        path.write_text(f"include: {name}\nexperiment: mine\nseeds: [7]\n")
+        mine = load_experiment(path)
+        assert (mine.name, mine.spec.seeds, mine.spec.datasets) == ("mine", [7], ["tiny"])
+    path.write_text("include: quickstart\n")  # a shipped one
+    shipped = yaml.safe_load((ROOT / "properties/experiment/quickstart.yaml").read_text())
+    assert read_experiment(path)["variants"] == shipped["variants"]
+    (own / "small.yaml").write_text("include: ../properties/experiment/small\nmetrics: [MRR]\n")
+    path.write_text("include: small\n")
+    assert load_experiment(path).spec.metrics == ["MRR"]
+    path.write_text("include: smal\n")
+    with pytest.raises(SpecError) as error:
+        load_experiment(path)
+    said = str(error.value)
+    assert said.startswith(f"{path}:1: included file '{own / 'smal.yaml'}' does not exist, nor an experiment")
+    assert str(place / "properties" / "experiment") in said
+    assert said.endswith("did you mean 'small'?")
+
+
 def test_grid_makes_a_variant_of_every_point(write_experiment):
     grid = {"hparams.n_layers": [1, 2], "train.learning_rate": [0.1, 0.2]}
     path = write_experiment("grid", {"seeds": [1], "variants": {"plain": {}, "g": {"grid": grid}}})
@@ -342,6 +368,32 @@ def test_a_slip_in_a_profile_names_file_and_line(write_experiment):
     with pytest.raises(
         SpecError, match=rf"{path}:{line_of(path, 'promt')}: .*'writer.promt'; did you mean 'prompt'"
     ):
+        load_experiment(path)
+
+
+def test_a_domain_is_a_file_of_words(place, write_experiment, monkeypatch):
+    """No code: its name in the dataset YAML, and the prompts of the teacher are in its words."""
+    folder = place / "domains"
+    shutil.copytree(domain.FOLDER, folder)
+    (folder / "books.yaml").write_text((folder / "movies.yaml").read_text().replace("movie", "book"))
+    kd = {"variants": {"plain": {}, "kd": {"teacher": "template"}}, "seeds": [1]}
+    path = write_experiment("domains", kd)
+    of_movies = load_experiment(path).cells
+    _edit(place, "dataset/tiny", {"domain": "books"})
+    with pytest.raises(SpecError) as error:
+        load_experiment(path)
+    where = place / "properties" / "dataset" / "tiny.yaml"
+    line = line_of(where, "domain: books")
+    assert str(error.value).startswith(f"{where}:{line}: dataset: domain: unknown domain 'books'; use one of")
+    monkeypatch.setattr(domain, "FOLDER", folder)
+    monkeypatch.setattr(domain, "DOMAINS", (*domain.DOMAINS, "books"))
+    plain, taught = load_experiment(path).cells
+    assert taught.spec.dataset.domain == "books"
+    assert taught.spec.teacher_source["prompt"].startswith("books/")
+    assert plain.cell == of_movies[0].cell
+    assert taught.cell != of_movies[1].cell
+    _edit(place, "dataset/tiny", {"domain": "book"})
+    with pytest.raises(SpecError, match=r"tiny\.yaml:\d+: .*did you mean 'books'"):
         load_experiment(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,10 @@ import pytest
 from recbole_kd.benchmark import artefacts, reproduce, rundir
 from recbole_kd.benchmark.executor import DONE, FAILED, CellTask, run_cell
 from recbole_kd.benchmark.locks import try_lock
+from recbole_kd.benchmark.plan import make_plan, tidy
 from recbole_kd.benchmark.resolve import load_experiment
+from recbole_kd.benchmark.spec import CellSpec
+from recbole_kd.benchmark.teacher_lists import states_beside
 from recbole_kd.data.teacher_lists import load_teacher_lists
 from recbole_kd.errors import ProfileError, SpecError
 from tests.benchmark.conftest import SMALL
@@ -204,6 +208,55 @@ def _sum_of_two(spec, lists, split):
         losses.append(model.distil_loss(model.encode(batch, None), batch))
     torch.testing.assert_close(losses[0], losses[1] + 0.5 * losses[2])
     losses[0].backward()
+
+
+def _replace_teacher(place, planned):
+    """Put another training (another seed) of the teacher at the address of its run; return that run."""
+    results, lists = place / "results", planned.spec.lists
+    run = rundir.run_path(results, lists["address"])
+    shutil.rmtree(run)
+    other = CellSpec.model_validate({**lists["cell"], "seed": 9})
+    files = artefacts.Artefacts(artefacts.split_file(results, other), None, None)
+    task = CellTask.build(results, run.name, planned.label, other, files, "cpu", ("NDCG@10",))
+    assert run_cell(task).status == DONE
+    return run
+
+
+def test_what_a_replaced_recommender_taught_is_made_again(place, write_experiment):
+    """Lists, states and the cells that learned them; the same as where only the new run ever was."""
+    also = {"objective": "experts", "weight": 0.5}
+    distill = {"objective": "relaxed_ranking", "distil_epochs": 1, "pooling": "last", "also": also}
+    planned = _cells(write_experiment, kd={**KL, "lists": OTHER, "distill": distill})["kd"]
+    results, fresh = place / "results", place / "fresh"
+    taught = _run(place, planned)
+    path = artefacts.build(results, [planned])[planned.cell].teacher
+    assert [s.status for s in make_plan([planned], results).states] == ["exists"]
+    before = [pq.read_table(f).to_pandas() for f in (path, states_beside(path))]
+    run = _replace_teacher(place, planned)
+    (state,) = make_plan([planned], results).states
+    assert state.status == "corrupt"
+    assert state.reason == f"{taught}: its teacher {run.name} has been trained again and ranks otherwise"
+    artefacts.build(results, [planned])
+    shutil.copytree(run, rundir.run_path(fresh, run.name))
+    alone = artefacts.build(fresh, [planned])[planned.cell].teacher
+    for old, made, expected in zip(before, *((p, states_beside(p)) for p in (path, alone)), strict=True):
+        now = pq.read_table(made).to_pandas()
+        pd.testing.assert_frame_equal(now, pq.read_table(expected).to_pandas())
+        assert not now.astype(str).equals(old.astype(str))
+    tidy(results, make_plan([planned], results))
+    assert _run(place, planned) == taught
+    assert [s.status for s in make_plan([planned], results).states] == ["exists"]
+
+
+def test_lists_outlive_the_run_that_was_deleted(place, write_experiment):
+    planned = _cells(write_experiment, kd={**KL, "lists": OTHER})["kd"]
+    results = place / "results"
+    path = artefacts.build(results, [planned])[planned.cell].teacher
+    content = path.read_bytes()
+    shutil.rmtree(rundir.run_path(results, planned.spec.lists["address"]))
+    assert artefacts.build(results, [planned])[planned.cell].teacher == path
+    assert path.read_bytes() == content
+    assert not rundir.run_path(results, planned.spec.lists["address"]).exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_kd.benchmark import tuning
+from recbole_kd.benchmark import tuning, tuning_space
 from recbole_kd.benchmark.cli import main
 from recbole_kd.benchmark.console import JsonReporter
 from recbole_kd.benchmark.engines import SerialEngine
@@ -48,7 +48,7 @@ def space(place):
         "kd": {"embeddings": str(place / "e.npz"), "trust_unverified": True},
     }
     (place / "properties/experiment/small.yaml").write_text(yaml.safe_dump(experiment))
-    return tuning.load_tuning("small")
+    return tuning_space.load_tuning("small")
 
 
 def learn(task):
@@ -86,7 +86,7 @@ def test_the_first_trial_is_what_is_trained_untuned(space, tmp_path):
     """So that --tuned ends below the defaults in no validation; ones outside the space are drawn."""
     cells = {c.label.variant: c.spec.student for c in load_experiment("small").cells}
     space = space.model_copy(
-        update={"by_backbone": {"SASRec": {"train.train_batch_size": tuning.Range(choices=[7, 9])}}}
+        update={"by_backbone": {"SASRec": {"train.train_batch_size": tuning_space.Range(choices=[7, 9])}}}
     )
     plain, kd = search(space, tmp_path / "r")
     for study in (plain, kd):
@@ -164,7 +164,7 @@ def test_slips_in_a_space(space, place):
     text = path.read_text()
     path.write_text(text.replace("low: 0.001", "lo: 0.001"))
     with pytest.raises(SpecError, match=r"small\.yaml:\d+: tuning: unknown key .*did you mean 'low'"):
-        tuning.load_tuning("small")
+        tuning_space.load_tuning("small")
     path.write_text(text.replace("train.learning_rate", "train.learnin_rate"))
     cell = load_experiment("small").cells[0]
     with pytest.raises(SpecError, match=r"did you mean 'train\.learning_rate'"):
@@ -244,7 +244,7 @@ def test_plan_and_rerun_of_tuned_cells(space, tmp_path, capsys):
 
 def test_models_under_recboles_trainer_have_the_space_of_row_batches(space):
     rows = {"train.train_batch_size": {"choices": [256, 2048]}}
-    spec = tuning.TuningSpec.model_validate({**SPACE, "recbole": rows})
+    spec = tuning_space.TuningSpec.model_validate({**SPACE, "recbole": rows})
     ours, recbole = spec.space("SASRec", distilled=False), spec.space("NARM", False, prefix_mode=True)
     assert set(recbole) == {"train.train_batch_size"}
     assert "train.train_batch_size" not in ours
@@ -314,6 +314,111 @@ def test_methods_that_were_searched_in_another_way_are_not_compared(space, place
     part(space.model_copy(update={"method": None}), results, "BERT4Rec")
     with pytest.raises(StoreError, match="unfair: 'tiny SASRec plain' and 'tiny BERT4Rec plain' were not"):
         tuning.tuned(load_experiment("small"), results)
+
+
+def edit(path, change):
+    data = yaml.safe_load(path.read_text())
+    change(data)
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+def own_model(place):
+    text = (Path(__file__).resolve().parents[2] / "properties" / "model" / "SASRec.yaml").read_text()
+    path = place / "properties" / "model" / "SASRec.yaml"
+    path.write_text(text)
+    edit(path, lambda model: model["train"].update(stopping_step=model["train"]["stopping_step"] + 1))
+
+
+SMALL, TINY = "properties/experiment/small.yaml", "properties/dataset/tiny.yaml"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda place: edit(place / TINY, lambda d: d["split"].update(protocol="temporal")),
+        lambda place: edit(place / TINY, lambda d: d["filter"].update(min_rating=2)),
+        lambda place: edit(place / SMALL, lambda d: d["variants"].update(plain={"train": {"epochs": 3}})),
+        own_model,
+    ],
+    ids=["split", "filter", "variant", "model"],
+)
+def test_points_that_were_tuned_for_another_configuration_are_refused(space, place, tmp_path, change):
+    """Their parameters may have been chosen on what is the test part now."""
+    search(space.model_copy(update={"trials": 1}), tmp_path / "r")
+    change(place)
+    with pytest.raises(StoreError) as error:
+        tuning.tuned(load_experiment("small"), tmp_path / "r")
+    path = tmp_path / "r" / "small" / "tuning.json"
+    assert str(error.value) == (
+        f"{path}: 'tiny SASRec plain' was tuned for another configuration; run 'run_benchmark.py tune small' "
+        "again"
+    )
+    search(space.model_copy(update={"trials": 1}), tmp_path / "r")
+    assert tuning.tuned(load_experiment("small"), tmp_path / "r").name == "small-tuned"
+
+
+def test_a_method_that_has_changed_does_not_stop_the_others(space, place, tmp_path, capsys):
+    results = tmp_path / "r"
+    search(space.model_copy(update={"trials": 1}), results)
+    edit(place / SMALL, lambda d: d["variants"]["kd"].update(distill={"pooling": "last"}))
+    loaded = load_experiment("small")
+    plain, kd = ([c for c in loaded.cells if c.label.variant == v] for v in ("plain", "kd"))
+    kept = tuning.tuned(loaded, results, wanted=plain).cells
+    assert {c.label.variant for c in kept} == {"plain"}
+    for wanted in (kd, None, ()):
+        with pytest.raises(StoreError, match="'tiny SASRec kd' was tuned for another configuration"):
+            tuning.tuned(loaded, results, wanted=wanted)
+    assert call("rerun", "small", "--tuned", "--failed", "--results", results) != 0
+    assert "'tiny SASRec kd' was tuned for another configuration" in capsys.readouterr().err
+
+
+def test_a_history_that_does_not_say_what_was_tuned_is_refused(space, tmp_path):
+    """Older ones cannot be checked."""
+    search(space.model_copy(update={"trials": 1}), tmp_path / "r")
+    path = tmp_path / "r" / "small" / "tuning.json"
+    studies = json.loads(path.read_text())
+    path.write_text(json.dumps([{k: v for k, v in s.items() if k != "configuration"} for s in studies]))
+    for wanted in (None, ()):
+        with pytest.raises(StoreError, match="'tiny SASRec plain' was tuned for another configuration"):
+            tuning.tuned(load_experiment("small"), tmp_path / "r", wanted=wanted)
+
+
+def test_another_seed_of_the_experiment_goes_on_with_the_same_search(space, place, tmp_path):
+    from optuna import get_all_study_names
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    before = search(space.model_copy(update={"trials": 2}), tmp_path / "r")
+    edit(place / SMALL, lambda d: d.update(seeds=[1, 2, 3]))
+    assert len(tuning.tuned(load_experiment("small"), tmp_path / "r").cells) == 6
+    assert search(space.model_copy(update={"trials": 2}), tmp_path / "r") == before
+    backend = JournalFileBackend(str(tmp_path / "r" / "small" / "tuning.journal"))
+    assert len(get_all_study_names(JournalStorage(backend))) == 2
+
+
+def test_the_seed_of_the_trials_is_none_of_the_reported_ones(space, place, tmp_path):
+    edit(place / SMALL, lambda d: d.update(seeds=[1, 0]))
+    with pytest.raises(SpecError, match=r"small\.yaml: seeds: 0 is the training_seed of the trials"):
+        search(space, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    search(space.model_copy(update={"training_seed": 7, "trials": 1}), tmp_path / "r")
+
+
+@pytest.mark.parametrize("held", [{}, {"ndcg@10": 0.5}, {"Recall@20": 0.5, "MRR": 0.5}])
+def test_a_run_whose_manifest_lacks_the_validation_metric_is_a_trial(space, tmp_path, held):
+    """Another command wrote it, which reports other metrics or spells them in another way."""
+
+    def other(task):
+        outcome = learn(task)
+        path = Path(task.results) / "runs" / task.cell / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["metrics"] = {"valid": held, "test": held}
+        path.write_text(json.dumps(manifest))
+        return outcome
+
+    for study in search(space.model_copy(update={"trials": 2}), tmp_path / "r", other):
+        for trial in study["trials"]:
+            assert trial["value"] == pytest.approx(1 - abs(trial["params"]["train.learning_rate"] - 0.01))
 
 
 def test_a_damaged_history_is_not_replaced(space, tmp_path):

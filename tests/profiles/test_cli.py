@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from profiles.cli import app
 from profiles.store import Store
-from recbole_kd.errors import LeakageError, StoreError, UserError
+from recbole_kd.errors import LeakageError, SpecError, StoreError, UserError
 
 from .conftest import GENRES, HISTORIES
 from .fault_server import serve
@@ -107,6 +107,14 @@ def test_build_show_stats_verify_export_import(dataset: str, tmp_path: Path) -> 
     assert "e.parquet" in flat(encoded)
     ours, theirs = pd.read_parquet(path), pd.read_parquet(tmp_path / "e.parquet")
     assert ours["history_hash"].tolist() == theirs["history_hash"].tolist()
+
+
+def test_an_unknown_domain_of_the_dataset_is_named(dataset: str, tmp_path: Path) -> None:
+    path = Path(dataset)
+    path.write_text(path.read_text().replace("domain: movies", "domain: movie"))
+    with pytest.raises(SpecError, match=r"tiny\.yaml': domain: unknown domain 'movie'; did you mean 'movies"):
+        run("build", dataset, "template", "--folder", tmp_path / "out", *TFIDF)
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_command_ends_by_saying_where_its_output_went(dataset: str, tmp_path: Path) -> None:
