@@ -52,6 +52,7 @@ def build(
     from profiles.transfer import holds_shipped
 
     job = ProfileJob.of(dataset, profile, folder, changes)
+    _note(job)
     price_table = _table_of(prices)
     spec, price = job.spec, price_function(job.author.backend.model, table=price_table)
     with Store(folder / STORE) as store:
@@ -87,6 +88,11 @@ def build(
             tell = begin("texts encoded")
             path = build_teacher(spec, job.split, job.texts, folder, domain=job.domain, encode_progress=tell)
         wrote(path)
+
+
+def _note(job: ProfileJob) -> None:
+    if (remark := job.remark()) is not None:
+        out.print(f"note: {remark}", markup=False)
 
 
 def _report(outcome: Outcome, store: Path) -> None:
@@ -154,8 +160,11 @@ def plan(
         found = plan_profiles(job.author, job.histories, store, _table_of(prices), sample)
     scaled = [found.scaled(users) for users in SCALES]
     if as_json:
-        out.print(json.dumps(asdict(found) | {"scaled": scaled}))
+        remark = job.remark()
+        more = {"scaled": scaled, "remarks": [] if remark is None else [remark]}
+        out.print(json.dumps(asdict(found) | more))
         return
+    _note(job)
     out.print(f"{job.split.dataset.name}, profile {job.spec.name}: model {job.author.backend.model}")
     out.print(
         f"{found.users} users, {found.stored} already stored; tokens of {found.counted} users counted "

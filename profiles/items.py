@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from profiles.prompts import Domain, domain_for, load_domain
 from recbole_kd.data.types import Dataset
@@ -117,6 +118,28 @@ class Catalogue:
             maker=clean(role("maker"), MAX_NAME),
             year=int(year[0]) if year else None,
         )
+
+
+def without_categories(file: Path, fields: Sequence[str], domain: Domain) -> str | None:
+    """One line where no text field of a dataset is taken for its categories; None where one is.
+
+    Parameters
+    ----------
+    file : Path
+        The ``.item`` file, to be named.
+    fields : sequence of str
+        Its text columns.
+    domain : Domain
+        Says which names are recognised.
+    """
+    names = domain.roles["categories"]
+    if any(name in fields for name in names):
+        return None
+    return (
+        f"{file}: none of the text fields {', '.join(fields)} is known as the categories of items, so that "
+        f"profiles name none and say little; call the column {' or '.join(names)} (domain {domain.name}) "
+        "and name it under text.fields"
+    )
 
 
 def described_items(

@@ -98,6 +98,17 @@ class ProfileJob:
 
         return make_author(self.spec, self.split, self.texts, self.domain, self.histories)
 
+    def remark(self) -> str | None:
+        """What to mend before texts are written: item texts without categories."""
+        from profiles.items import without_categories
+        from profiles.prompts import load_domain
+
+        spec = self.dataset_spec
+        if spec.text is None:
+            return None
+        file = spec.folder() / f"{spec.name}.item"
+        return without_categories(file, spec.text.fields, load_domain(self.domain))
+
     @contextmanager
     def store(self) -> Iterator[Store]:
         """Open the store, with the shipped profiles of this writer in it."""

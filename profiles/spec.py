@@ -107,6 +107,12 @@ class EncoderSpec(Strict):
     seed: int = Field(0, description="tfidf: start of the SVD")
     api: ApiSpec | None = None
 
+    @model_validator(mode="after")
+    def _api_where_needed(self) -> EncoderSpec:
+        if self.kind == "openai" and (self.api is None or not self.model):
+            raise ValueError("encoder kind openai needs 'model' and the section 'api'")
+        return self
+
 
 class ReductionSpec(Strict):
     """Fewer dimensions, fitted on the users of the file."""

@@ -121,3 +121,20 @@ def test_make_refuses_an_unsuitable_python_in_one_clear_message(repo_root: Path,
     assert done.returncode != 0
     assert "needs Python 3.11, 3.12 or 3.13" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_citation_is_of_this_version(project: dict, repo_root: Path) -> None:
+    """CITATION.cff and the BibTeX of the README agree with the package, and with each other on the paper."""
+    import yaml
+
+    cited = yaml.safe_load((repo_root / "CITATION.cff").read_text(encoding="utf-8"))
+    readme = (repo_root / "README.md").read_text(encoding="utf-8")
+    assert cited["cff-version"] == "1.2.0"
+    assert canonicalize_name(cited["title"]) == canonicalize_name(project["name"])
+    assert (str(cited["version"]), cited["license"]) == (project["version"], project["license"])
+    assert f"version = {{{project['version']}}}" in readme
+    (paper,) = [r for r in cited["references"] if "Distillation" in r["title"]]
+    bibtex = " ".join(readme.partition("```bibtex")[2].partition("```")[0].split())
+    assert paper["title"] in bibtex.replace("{LLMs}", "LLMs")
+    names = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"])
+    assert names in bibtex

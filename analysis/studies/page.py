@@ -50,8 +50,8 @@ def write_page(directory: str | Path, page: Path, own: StudyPage) -> list[Path]:
     directory : path
         Folder with ``study.json``.
     page : Path
-        The Markdown file; figures (``<stem>-<kind>.png``) and tables with rows (``<stem>-<kind>.csv``) go
-        beside it.
+        The Markdown file; figures (``<stem>-<kind>.png``) and tables with rows (``<stem>-<kind>.csv`` and
+        ``.tex``) go beside it.
     own : StudyPage
 
     Returns
@@ -74,9 +74,10 @@ def write_page(directory: str | Path, page: Path, own: StudyPage) -> list[Path]:
         for kind, figure in figures.items()
     ]
     paths += [
-        write_atomic(page.with_name(f"{page.stem}-{kind}.csv"), table.to_csv())
+        write_atomic(page.with_name(f"{page.stem}-{kind}.{suffix}"), rendered)
         for kind, table in tables.items()
         if table.rows
+        for suffix, rendered in (("csv", table.to_csv()), ("tex", table.to_latex()))
     ]
     return [write_atomic(page, text), *paths]
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from profiles.progress import Progress
 from profiles.spec import EncoderSpec
-from recbole_kd.errors import SpecError
 
 
 def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
@@ -17,14 +16,13 @@ def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = 
 
     Raises
     ------
-    SpecError
-        The section ``api`` or the model is missing.
     StoreError
         The endpoint kept failing.
     """
     from profiles.llm.endpoint import embed
 
-    if not spec.model or spec.api is None:
-        raise SpecError("encoder: kind openai needs 'model' and the section 'api'")
+    # EncoderSpec refuses an endpoint without them.
+    assert spec.api is not None
+    assert spec.model is not None
     batches = [list(texts[i : i + spec.batch_size]) for i in range(0, len(texts), spec.batch_size)]
     return np.asarray(embed(spec.api, spec.model, batches, spec.dimension, progress), np.float32)

@@ -18,6 +18,7 @@ from recbole_kd.benchmark.plan import Plan, make_plan, rows
 from recbole_kd.benchmark.spec import PlannedCell
 from recbole_kd.benchmark.tables import cost_table, plan_table, show
 from recbole_kd.benchmark.teacher_cost import teacher_costs, total_line
+from recbole_kd.benchmark.texts import remarks
 
 
 def print_plan(
@@ -39,9 +40,11 @@ def print_plan(
     left, guessed = whole.seconds_left(at_once), guesses(whole)
     costs = [*teacher_costs(whole, results), *loop_costs(whole, results)]
     rough = total(whole, guessed, at_once)
+    remarked = remarks(state.planned.spec for state in whole.states)
     if as_json:
         found = {"cells": rows(whole), "to_run": len(whole.todo()), "estimate_seconds": left}
-        typer.echo(json.dumps({**found, "guess_seconds": rough, "llm": [asdict(cost) for cost in costs]}))
+        llm = [asdict(cost) for cost in costs]
+        typer.echo(json.dumps({**found, "guess_seconds": rough, "llm": llm, "remarks": remarked}))
         return
     states = iter(whole.states)
     for title, cells in parts:
@@ -51,6 +54,8 @@ def print_plan(
     if costs:
         show(cost_table(costs))
     typer.echo(total_line(costs))
+    for line in remarked:
+        typer.echo(f"note: {line}")
     todo = len(whole.todo())
     time = _known(left)
     if left is None and rough is not None:

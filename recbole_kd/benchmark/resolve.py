@@ -9,7 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from recbole_kd.benchmark import inputs, objectives, overrides, properties, rankers, rooms, teacher_lists
+from recbole_kd.benchmark import (
+    inputs,
+    objectives,
+    overrides,
+    properties,
+    rankers,
+    rooms,
+    teacher_lists,
+    texts,
+)
 from recbole_kd.benchmark.marked_yaml import Mark, MarkedDict, load_marked, merge, plain
 from recbole_kd.benchmark.spec import CellLabel, CellSpec, ExperimentSpec, PlannedCell
 from recbole_kd.benchmark.validate import check_keys, did_you_mean, validated
@@ -183,6 +192,7 @@ def _cells(spec: ExperimentSpec, data: MarkedDict, cut: bool) -> Iterator[Planne
                 lists=lists[variant.name],
                 seed=seed,
             )
+            texts.check(cell, variant.name, variant.mark)
             label = CellLabel(dataset=dataset.name, backbone=backbone, variant=variant.name, seed=seed)
             made[variant.name, seed] = PlannedCell(label=label, spec=cell, cell=cell.address())
             yield made[variant.name, seed]

@@ -66,7 +66,7 @@ def dataset(
     Raises
     ------
     SpecError, DataError
-        Unknown dataset or domain, bad YAML, or the files are not there.
+        Unknown dataset or domain, bad YAML, or the files are not there or lack a column that the YAML names.
     """
     from profiles.prompts import load_domain
 
@@ -80,6 +80,8 @@ def dataset(
 
 def dataset_source(spec: DatasetSpec) -> dict[str, str]:
     """Digests of the atomic files that ``spec`` reads (``inter``, and ``item`` where it has texts)."""
+    from recbole_kd.data.load import check_headers
+
     folder = spec.folder()
     roles = ["inter", "item"] if spec.text is not None else ["inter"]
     paths = {role: folder / f"{spec.name}.{role}" for role in roles}
@@ -89,6 +91,7 @@ def dataset_source(spec: DatasetSpec) -> dict[str, str]:
             f"{lacking[0]}: dataset '{spec.name}' has no such file; put the RecBole atomic files there, "
             f"or set RECBOLE_KD_DATA to the folder that holds '{spec.name}/'"
         )
+    check_headers(spec)
     return {role: digest_of(path) for role, path in paths.items()}
 
 

@@ -63,8 +63,14 @@ class AtomicFile:
             yield number, fields
 
 
-def open_atomic(path: Path) -> AtomicFile:
+def open_atomic(path: Path, *, rows: bool = True) -> AtomicFile:
     """Read a file and check its header.
+
+    Parameters
+    ----------
+    path : Path
+    rows : bool
+        False: read the first line only; the body is empty.
 
     Raises
     ------
@@ -72,7 +78,8 @@ def open_atomic(path: Path) -> AtomicFile:
         Missing or empty file, header without types, unknown type, repeated column.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read() if rows else file.readline()
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; set path in the dataset YAML (or RECBOLE_KD_DATA) to the folder "
@@ -123,7 +130,7 @@ def read_interactions(path: Path, user: str, item: str, time: str, rating: str |
     """
     from recbole_kd.data.stream import read_frame
 
-    wanted = {"user": user, "item": item, "time": time} | ({"rating": rating} if rating else {})
+    wanted = wanted_columns(user, item, time, rating)
     frame = read_frame(path, wanted)
     if frame is not None:
         return frame
@@ -133,6 +140,11 @@ def read_interactions(path: Path, user: str, item: str, time: str, rating: str |
     if frame is None:
         _explain(file, wanted)
     return frame
+
+
+def wanted_columns(user: str, item: str, time: str, rating: str | None) -> dict[str, str]:
+    """Column of every role that interactions have; no rating where ``rating`` is None."""
+    return {"user": user, "item": item, "time": time} | ({"rating": rating} if rating else {})
 
 
 def refuse_interactions(path: Path, wanted: Mapping[str, str]) -> NoReturn:
@@ -150,10 +162,15 @@ def refuse_interactions(path: Path, wanted: Mapping[str, str]) -> NoReturn:
 
 def require_interactions(file: AtomicFile, wanted: Mapping[str, str]) -> None:
     """Check columns and that there are rows; ``wanted`` maps user, item, time (and rating) to columns."""
-    file.require([wanted["user"], wanted["item"]], "token")
-    file.require([wanted[key] for key in ("time", "rating") if key in wanted], "float")
+    require_columns(file, wanted)
     if not file.body:
         raise DataError(f"{file.path}: no rows after the header; add interactions")
+
+
+def require_columns(file: AtomicFile, wanted: Mapping[str, str]) -> None:
+    """Check the columns of interactions and their types."""
+    file.require([wanted["user"], wanted["item"]], "token")
+    file.require([wanted[key] for key in ("time", "rating") if key in wanted], "float")
 
 
 def _fast(file: AtomicFile, wanted: Mapping[str, str]) -> pd.DataFrame | None:

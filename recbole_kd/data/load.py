@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_kd.data.atomic import open_atomic, read_interactions
-from recbole_kd.data.spec import DatasetSpec, FilterSpec
+from recbole_kd.data.atomic import (
+    AtomicFile,
+    open_atomic,
+    read_interactions,
+    require_columns,
+    wanted_columns,
+)
+from recbole_kd.data.spec import DatasetSpec, FilterSpec, TextSpec
 from recbole_kd.data.types import Dataset, IntArray, Sequences
 from recbole_kd.errors import DataError
 
@@ -96,15 +102,8 @@ def load_item_texts(spec: DatasetSpec) -> dict[str, dict[str, str]]:
     """
     if spec.text is None:
         return {}
-    file = open_atomic(spec.folder() / f"{spec.name}.item")
-    key = spec.fields.item
-    file.require([key], "token")
-    names = list(file.columns)
-    for name in spec.text.fields:
-        if name not in file.columns:
-            raise DataError(
-                f"{file.path}, line 1: no column '{name}'; the file has {', '.join(names)}: mend text.fields"
-            )
+    file = _open_items(spec, spec.text)
+    key, names = spec.fields.item, list(file.columns)
     at = {name: names.index(name) for name in spec.text.fields}
     texts: dict[str, dict[str, str]] = {}
     for number, fields in file.lines():
@@ -117,6 +116,34 @@ def load_item_texts(spec: DatasetSpec) -> dict[str, dict[str, str]]:
     if not texts:
         raise DataError(f"{file.path}: no rows after the header; add items or set text: null")
     return texts
+
+
+def check_headers(spec: DatasetSpec) -> None:
+    """Refuse files that lack a column which the dataset YAML names; only their first lines are read.
+
+    Raises
+    ------
+    DataError
+        Missing file, malformed header, missing column.
+    """
+    fields = spec.fields
+    file = open_atomic(spec.folder() / f"{spec.name}.inter", rows=False)
+    require_columns(file, wanted_columns(fields.user, fields.item, fields.time, fields.rating))
+    if spec.text is not None:
+        _open_items(spec, spec.text, rows=False)
+
+
+def _open_items(spec: DatasetSpec, text: TextSpec, *, rows: bool = True) -> AtomicFile:
+    """The ``.item`` file, with every column that is asked for."""
+    file = open_atomic(spec.folder() / f"{spec.name}.item", rows=rows)
+    file.require([spec.fields.item], "token")
+    for name in text.fields:
+        if name not in file.columns:
+            raise DataError(
+                f"{file.path}, line 1: no column '{name}'; the file has {', '.join(file.columns)}: "
+                "mend text.fields"
+            )
+    return file
 
 
 @dataclass(frozen=True)

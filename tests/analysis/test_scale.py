@@ -275,7 +275,7 @@ def test_the_page_names_what_was_measured(runs: Path, repo_root: Path):
     record["known"][0]["of"] = ["kd"]
     (runs / "study.json").write_text(json.dumps(record))
     page, *files = write_study_page(runs, runs / "cost_at_scale.md")
-    assert {f.suffix for f in files} == {".png", ".csv"}
+    assert {f.suffix for f in files} == {".png", ".csv", ".tex"}
     text = page.read_text(encoding="utf-8")
     table = [line for line in text.splitlines() if line.startswith(("| **measured**", "| assumed"))]
     assert len(table) == len(PARAMETERS)

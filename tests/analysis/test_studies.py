@@ -112,7 +112,10 @@ def test_a_table_without_rows_is_said_to_be_empty(falling, tmp_path):
     paths = write_page(falling, tmp_path / "page.md", own)
     text = (tmp_path / "page.md").read_text()
     assert "## Table: rescue\n\nEmpty: none of its runs" in text
-    assert [path.name for path in paths if path.suffix == ".csv"] == ["page-gains.csv"]
+    assert [path.name for path in paths if path.suffix in (".csv", ".tex")] == [
+        "page-gains.csv",
+        "page-gains.tex",
+    ]
     assert "| Dataset |" in text.partition("## Table: rescue")[0]
     assert "| Dataset |" not in text.partition("## Table: rescue")[2]
 
@@ -314,7 +317,11 @@ def test_page_is_reproducible_and_names_what_fails(falling, tmp_path):
     record["left_out"] = ["big-data"]
     (falling / "study.json").write_text(json.dumps(record))
     pages = [write_study_page(falling, tmp_path / name / "trial.md") for name in ("a", "b")]
-    assert [p.name for p in pages[0]] == ["trial.md", "trial-curve.png", "trial-gains.csv"]
+    tables = ["trial-gains.csv", "trial-gains.tex"]
+    assert [p.name for p in pages[0]] == ["trial.md", "trial-curve.png", *tables]
+    drawn = (pages[0][-1]).read_text(encoding="utf-8")
+    assert drawn.count(r"\begin{tabular}") == drawn.count(r"\end{tabular}") == 1
+    assert drawn.count(r" \\") == 1 + len(gains(load_study_run(falling)).rows)
     for one, other in zip(*pages, strict=True):
         assert one.read_bytes() == other.read_bytes()
     text = pages[0][0].read_text(encoding="utf-8")

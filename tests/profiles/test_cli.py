@@ -79,6 +79,20 @@ def test_the_list_of_commands_is_complete() -> None:
     assert sorted(c.name or c.callback.__name__ for c in app.registered_commands) == sorted(COMMANDS)
 
 
+def test_texts_without_categories_are_named_before_anything_is_written(dataset: str, tmp_path: Path) -> None:
+    assert "note:" not in run("plan", dataset, "template", "--folder", tmp_path / "out")
+    spec = yaml.safe_load(Path(dataset).read_text())
+    spec["text"]["fields"] = ["movie_title", "release_year"]
+    Path(dataset).write_text(yaml.safe_dump(spec))
+    wanted = "tiny.item: none of the text fields movie_title, release_year is known as the categories"
+    assert wanted in flat(run("plan", dataset, "template", "--folder", tmp_path / "out"))
+    (said,) = json.loads(run("plan", dataset, "template", "--folder", tmp_path / "out", "--json"))["remarks"]
+    assert wanted in said
+    assert "genres or genre or class" in said
+    built = flat(run("build", dataset, "template", "--folder", tmp_path / "out", *TFIDF))
+    assert wanted in built.partition("profiles:")[0]
+
+
 def test_build_show_stats_verify_export_import(dataset: str, tmp_path: Path) -> None:
     store = tmp_path / "out"
     built = flat(run("build", dataset, "template", "--folder", store, *TFIDF))

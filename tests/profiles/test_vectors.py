@@ -27,6 +27,14 @@ def encoder(**changes: object) -> EncoderSpec:
     return EncoderSpec.model_validate(load_teacher_mapping("template")["encoder"] | changes)
 
 
+def test_an_endpoint_needs_a_model_and_an_address() -> None:
+    api = load_teacher_mapping("openai")["writer"]["api"]
+    assert encoder(kind="openai", model="m", api=api).api is not None
+    for lacking in ({"model": "m"}, {"model": None, "api": api}):
+        with pytest.raises(ValueError, match="needs 'model' and the section 'api'"):
+            encoder(kind="openai", **lacking)
+
+
 @pytest.fixture(scope="module")
 def minilm() -> EncoderSpec:
     from importlib.util import find_spec
