@@ -118,6 +118,12 @@ def _notes(results: Results, comparisons: Sequence[Comparison], partial: bool) -
         notes.insert(0, "* mean over the method's own users, fewer than the dataset has; not ranked")
     if any(collapse_of(manifest) for manifest in results.manifests.values()):
         notes.insert(0, f"{COLLAPSED} the distillation of a run collapsed: its profiles taught nothing")
+    if begins := sorted({int(m.get("patience_from") or 0) for m in results.manifests.values()} - {0}):
+        epochs = wording.listing([str(n) for n in begins])
+        notes.append(
+            f"patience of distilled runs counts from the end of distillation (epoch {epochs}), that of the "
+            "others from the first epoch"
+        )
     said: dict[str, list[str]] = {}
     for c in comparisons:
         if c.result is None:

@@ -112,6 +112,7 @@ def _came_to(cell: Finished) -> dict[str, Any]:
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "stopped_early": result.stopped_early,
+        "patience_from": _patience_from(cell.spec),
         "n_parameters": result.n_parameters,
         "seconds": cell.seconds,
         "cost": run_cost(cell.spec, texts, result.seconds, read_by_system),
@@ -119,6 +120,17 @@ def _came_to(cell: Finished) -> dict[str, Any]:
         "peak_gpu_memory_mb": machine.gpu_peak_mb(cell.task.device),
         "diagnostics": result.diagnostics,
     }
+
+
+def _patience_from(spec: CellSpec) -> int:
+    """Epoch after which patience counted: the end of distillation; 0 without it or under a falling rate."""
+    from recbole_kd.benchmark.students import in_sequence_mode
+    from recbole_kd.training.schedules import make_schedule
+
+    train, distill = spec.student.train, spec.student.distill
+    if distill is None or distill.alpha == 0 or train.rate_falls or not in_sequence_mode(spec):
+        return 0
+    return make_schedule(distill, train.epochs).patience_from
 
 
 def _made_by(cell: Finished) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def test_a_collapsed_run_is_marked_and_explained(results: Results) -> None:
     assert "kd-llm" in marked[0]
     assert "distillation collapsed (projected profiles alike for all users): toy SASRec kd-llm seed 1" in text
     assert "\u00a7" not in main_table(results).to_markdown()
+
+
+def test_from_where_patience_counts_is_said_where_it_differs(results: Results) -> None:
+    cell = results.cells("toy", "SASRec", "kd-llm")[1]
+    manifests = {**results.manifests, cell: {**results.manifests[cell], "patience_from": 6}}
+    text = main_table(replace(results, manifests=manifests)).to_markdown()
+    assert "patience of distilled runs counts from the end of distillation (epoch 6)" in text
+    assert "patience of distilled" not in main_table(results).to_markdown()
 
 
 def test_difference_is_paired_by_user_and_seed(results: Results) -> None:

@@ -131,3 +131,21 @@ def test_the_softmax_s_precision_is_told_where_there_is_a_softmax(
         ("EASE", "plain"): None,
         ("BPR", "plain"): None,
     }
+
+
+def test_from_where_patience_counts_is_in_the_manifest():
+    """Of quickstart: SASRec is distilled for six epochs; BERT4Rec's rate ends its runs, no patience does."""
+    from recbole_kd.benchmark.run_record import _patience_from
+
+    found = {
+        (c.label.backbone, c.label.variant): _patience_from(c.spec)
+        for c in load_experiment("quickstart").cells
+    }
+    assert {key: found[key] for key in found if key[1] in ("plain", "kd-smollm2")} == {
+        ("SASRec", "plain"): 0,
+        ("SASRec", "kd-smollm2"): 6,
+        ("GRU4Rec", "plain"): 0,
+        ("GRU4Rec", "kd-smollm2"): 6,
+        ("BERT4Rec", "plain"): 0,
+        ("BERT4Rec", "kd-smollm2"): 0,
+    }
