@@ -13,7 +13,7 @@ from recbole_kd.strict import Strict, digest
 from recbole_kd.training.spec import DiagnosticsSpec, StudentSpec
 
 # Raised when the same cell would give other numbers: every older run then gets another address.
-CELL_FORMAT = 3
+CELL_FORMAT = 4
 ITEMS_SOURCE = "items_source"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=,\[\]-]*$"
 # Folders of the store itself, below the results.

@@ -103,11 +103,7 @@ class StackedDropout:
         keep, scale = torch.ones(x.shape, dtype=torch.bool), 1.0
         for s, stream in enumerate(self._streams):
             shape, place = fill(keep[s], s)
-            drawn, scale = stream.keep(shape, p)
-            if callable(place):
-                place(drawn)
-            else:
-                keep[s][place] = drawn
+            keep[s][place], scale = stream.keep(shape, p)
         return x * (keep * scale)
 
 
@@ -137,10 +133,10 @@ def _inputs(p: Parameters, batch: StackedBatch) -> Tensor:
 
 
 class _Masks:
-    """Where the masks of a batch go: of a grid, of attention weights, of positions with a target."""
+    """Where the masks of a batch go: of a grid, of attention weights."""
 
     def __init__(self, batch: StackedBatch) -> None:
-        self._shapes, self._at = batch.shapes, batch.at
+        self._shapes = batch.shapes
 
     def grid(self, mask: Tensor, s: int) -> tuple[torch.Size, Any]:
         """[B, L, H]."""
@@ -151,30 +147,6 @@ class _Masks:
         """[B, heads, L, L]; every row of these models is of full width."""
         h, _ = self._shapes[s]
         return torch.Size((h, *mask.shape[1:])), (slice(h),)
-
-    def targets(self, mask: Tensor, s: int) -> tuple[torch.Size, Any]:
-        """[T, H] at the positions with a target."""
-        h, w = self._shapes[s]
-        return torch.Size((int(self._at[s].sum()), mask.shape[-1])), self._scatter(mask[:h, :w], self._at[s])
-
-    @staticmethod
-    def _scatter(mask: Tensor, at: Tensor) -> Callable[[Tensor], None]:
-        def place(drawn: Tensor) -> None:
-            mask[at] = drawn
-
-        return place
-
-    def queried(self, mask: Tensor, s: int) -> tuple[torch.Size, Any]:
-        """[B, heads, Q, L]: attention of the positions with a target, as ``encode_at`` chooses them."""
-        at, (h, _) = self._at[s], self._shapes[s]
-        width = int(at.sum(1).max())
-        column = at.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
-        shape = torch.Size((h, mask.shape[1], width, mask.shape[3]))
-
-        def place(drawn: Tensor) -> None:
-            mask[:h].scatter_(2, column[:, None, :, None].expand(shape), drawn)
-
-        return shape, place
 
 
 def _transformer(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDropout) -> Tensor:
@@ -191,9 +163,6 @@ def _transformer(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDr
     x = drop(_norm(p, "LayerNorm", x, eps), hidden, where.grid)
     heads = int(model.n_heads)
     for k in range(int(model.n_layers)):
-        # A masked-item model computes its last block at the masked positions only, and draws for these.
-        few = not causal and k == int(model.n_layers) - 1
-        grid, weights_at = (where.targets, where.queried) if few else (where.grid, where.attention)
         name = f"trm_encoder.layer.{k}"
         attention, ffn = f"{name}.multi_head_attention", f"{name}.feed_forward"
         query, key, value = (
@@ -203,14 +172,14 @@ def _transformer(p: Parameters, model: Any, batch: StackedBatch, drop: StackedDr
         if attn > 0:
             scores = query @ key.transpose(-1, -2)
             weights = torch.add(mask, scores, alpha=1.0 / math.sqrt(query.shape[-1])).softmax(-1)
-            context = drop(weights, attn, weights_at) @ value
+            context = drop(weights, attn, where.attention) @ value
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         context = context.transpose(2, 3).flatten(3)
-        y = drop(_linear(p, f"{attention}.dense", context), hidden, grid) + x
+        y = drop(_linear(p, f"{attention}.dense", context), hidden, where.grid) + x
         y = _norm(p, f"{attention}.LayerNorm", y, eps)
         inner = _ACTIVATIONS[model.hidden_act](_linear(p, f"{ffn}.dense_1", y))
-        z = drop(_linear(p, f"{ffn}.dense_2", inner), hidden, grid) + y
+        z = drop(_linear(p, f"{ffn}.dense_2", inner), hidden, where.grid) + y
         x = _norm(p, f"{ffn}.LayerNorm", z, eps)
     return x
 

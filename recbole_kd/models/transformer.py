@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_kd.models.batch import Batch
-from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.dropout import ByteDropout, Places
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -62,7 +63,8 @@ def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDrop
     """Output of the last block at chosen positions only.
 
     The last block answers only these queries and feeds only them forward. A masked-item model trains on less
-    than half of the positions; the rest of that block would be thrown away.
+    than half of the positions; the rest of that block would be thrown away. Its dropout is that of
+    :func:`encode`, position by position, so that who needs the whole block and who does not are a pair.
 
     Parameters
     ----------
@@ -82,7 +84,12 @@ def encode_at(model: Any, x: Tensor, mask: Tensor, at: Tensor, dropout: ByteDrop
     column = at.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :width]
     asked = at.gather(1, column)  # rows with fewer positions than the fullest one are filled up
     context = _queried(top, x, mask, column, dropout, model)[asked]
-    return _after_attention(top, context, x[at], dropout, model)
+    places = (
+        None
+        if dropout is None
+        else Places(x.shape, tuple(i.numpy(force=True) for i in at.nonzero(as_tuple=True)))
+    )
+    return _after_attention(top, context, x[at], dropout, model, places)
 
 
 def encode_one(model: Any, x: Tensor, mask: Tensor, at: Tensor) -> Tensor:
@@ -126,7 +133,12 @@ def _queried(
     )
     key, value = map(split, pair.chunk(2, -1))
     seen = mask[row, 0, column][:, None]
-    context = _context(query, key, value, seen, dropout, model.attn_dropout_prob)
+    places = None
+    if dropout is not None:
+        each = np.arange(heads)[:, None]
+        index = (row.numpy(force=True)[:, None], each, column.numpy(force=True)[:, None])
+        places = Places(torch.Size((x.shape[0], heads, x.shape[1], x.shape[1])), index)
+    context = _context(query, key, value, seen, dropout, model.attn_dropout_prob, places)
     return context.transpose(1, 2).flatten(2)
 
 
@@ -136,18 +148,25 @@ def _block(layer: nn.Module, x: Tensor, mask: Tensor, dropout: ByteDropout | Non
 
 
 def _after_attention(
-    layer: Any, context: Tensor, x: Tensor, dropout: ByteDropout | None, model: Any
+    layer: Any,
+    context: Tensor,
+    x: Tensor,
+    dropout: ByteDropout | None,
+    model: Any,
+    places: Places | None = None,
 ) -> Tensor:
     """Output projection and feed-forward network, each with dropout, residual and LayerNorm."""
     attention, feed_forward = layer.multi_head_attention, layer.feed_forward
-    y = attention.LayerNorm(_residual(attention.dense(context), x, dropout, model))
+    y = attention.LayerNorm(_residual(attention.dense(context), x, dropout, model, places))
     z = feed_forward.dense_2(_ACTIVATIONS[model.hidden_act](feed_forward.dense_1(y)))
-    out: Tensor = feed_forward.LayerNorm(_residual(z, y, dropout, model))
+    out: Tensor = feed_forward.LayerNorm(_residual(z, y, dropout, model, places))
     return out
 
 
-def _residual(x: Tensor, skip: Tensor, dropout: ByteDropout | None, model: Any) -> Tensor:
-    return dropout.residual(x, skip, model.hidden_dropout_prob) if dropout else x + skip
+def _residual(
+    x: Tensor, skip: Tensor, dropout: ByteDropout | None, model: Any, places: Places | None
+) -> Tensor:
+    return dropout.residual(x, skip, model.hidden_dropout_prob, places) if dropout else x + skip
 
 
 def _attend(attention: Any, x: Tensor, mask: Tensor, dropout: ByteDropout | None, p: float) -> Tensor:
@@ -176,7 +195,13 @@ def _own_attention(dropout: ByteDropout | None, p: float) -> bool:
 
 
 def _context(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: ByteDropout | None, p: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    dropout: ByteDropout | None,
+    p: float,
+    places: Places | None = None,
 ) -> Tensor:
     """Attention of queries [B, h, Q, d] over keys and values [B, h, L, d], [B, h, Q, d].
 
@@ -186,4 +211,4 @@ def _context(
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = query @ key.transpose(-1, -2)
     weights = torch.add(mask, scores, alpha=1.0 / math.sqrt(query.shape[-1])).softmax(-1)
-    return dropout(weights, p) @ value
+    return dropout(weights, p, places) @ value

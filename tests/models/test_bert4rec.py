@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 
 from recbole_kd.models.batch import SequenceBatches
+from recbole_kd.models.dropout import ByteDropout
 from tests.students import MAX_LEN, sequences, student
 
 
@@ -107,3 +108,16 @@ def test_the_last_block_at_masked_positions_is_the_last_block():
             grads.append((states.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
         torch.testing.assert_close(grads[0][0], grads[1][0])
         torch.testing.assert_close(grads[0][1], grads[1][1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_block_at_masked_positions_has_the_dropout_of_the_whole_block():
+    model = student("BERT4Rec", hidden_dropout_prob=0.3, attn_dropout_prob=0.4).train()
+    batches = SequenceBatches(
+        sequences([[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 5, 7, 9]]), MAX_LEN, 4, shift=False, packed=True
+    )
+    rng, part, whole = np.random.default_rng(3), ByteDropout(1), ByteDropout(1)
+    for batch in (b for _ in range(3) for b in batches.epoch(rng)):
+        batch = model.prepare(batch, rng)
+        at = batch.target > 0
+        states = model.target_states(batch, at, part)
+        torch.testing.assert_close(states, model.final(model.encode(batch, whole)[-1][at]))

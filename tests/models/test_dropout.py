@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_kd.models.dropout import ByteDropout
+from recbole_kd.models.dropout import ByteDropout, Places
 
 
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.9])
@@ -29,6 +29,19 @@ def test_zero_is_the_identity_and_draws_nothing():
     dropout = ByteDropout(1)
     assert dropout(x, 0.0) is x
     torch.testing.assert_close(dropout(x, 0.5), ByteDropout(1)(x, 0.5))
+
+
+def test_a_part_has_the_mask_of_the_whole_and_the_stream_goes_on_alike():
+    x, row, column = torch.randn(6, 5, 4), np.array([0, 2, 2, 5]), np.array([4, 0, 3, 1])
+    whole, part = ByteDropout(3), ByteDropout(3)
+    places = Places(x.shape, (row, column))
+    for _ in range(2):
+        assert torch.equal(part(x[row, column], 0.5, places), whole(x, 0.5)[row, column])
+    skip = torch.randn(4, 4)
+    assert torch.equal(
+        part.residual(x[row, column], skip, 0.5, places),
+        whole.residual(x, torch.zeros_like(x), 0.5)[row, column] + skip,
+    )
 
 
 def test_gradient_passes_only_through_what_was_kept():

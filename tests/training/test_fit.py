@@ -8,9 +8,13 @@ import torch
 
 from recbole_kd.data.profile_table import ProfileTable
 from recbole_kd.metrics import per_user
+from recbole_kd.models.batch import SequenceBatches
+from recbole_kd.models.build import build_student
 from recbole_kd.models.sasrec import SASRecKD
 from recbole_kd.ranking import rank_targets
+from recbole_kd.training.attach import attach
 from recbole_kd.training.fit import fit
+from recbole_kd.training.run import Streams
 from tests.students import BACKBONES, MAX_LEN, distill_spec, student_spec, tiny_split
 
 
@@ -43,6 +47,30 @@ def test_alpha_zero_is_the_plain_backbone_rank_for_rank(name, split, profiles):
     assert np.array_equal(plain_ranks.rank_masked, zero_ranks.rank_masked)
     assert [r["loss"] for r in plain.history] == [r["loss"] for r in zero.history]
     assert {r["phase"] for r in zero.history} == {"plain"}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_plain_and_distilled_share_batches_masks_and_dropout(name, split, profiles):
+    """Until the teacher has moved a weight their losses are equal, and their streams go on alike."""
+    found = []
+    for distil in (False, True):
+        spec = student_spec(name, distill_spec() if distil else None)
+        model = build_student(
+            spec.model, spec.hparams, n_items=split.dataset.n_items, max_len=MAX_LEN, seed=1, device="cpu"
+        )
+        attach(model, split, spec, profiles if distil else None, 1, "cpu")
+        model.train()
+        streams = Streams.of(1)
+        batches = SequenceBatches(split.train, MAX_LEN, 8, shift=model.shift, packed=model.packed)
+        losses = [
+            float(model.sequence_losses(batch, streams.dropout, streams.masks, distil=distil)[0])
+            for batch in batches.epoch(streams.batches)
+        ]
+        found.append((losses, str(streams.state_dict())))
+    (plain, after), (taught, also_after) = found
+    assert len(plain) > 2
+    assert taught == pytest.approx(plain, rel=1e-5)
+    assert after == also_after
 
 
 @pytest.mark.parametrize("name", BACKBONES)
