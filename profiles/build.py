@@ -67,6 +67,8 @@ def build_teacher(
     ------
     ProfileError
         There are no item texts, or some users got no text.
+    SpecError
+        A corruption needs what the items do not name.
     LeakageError
         A history is not a prefix of the train part.
     """
@@ -74,9 +76,11 @@ def build_teacher(
     path = Path(cache_dir) / f"{label_of(spec)}-{teacher_digest(spec, split, item_texts, domain)}.parquet"
     if path.is_file():
         return path
+    from profiles.corrupt.needs import check_items
     from profiles.embed import embed_profiles, manifest_of
     from recbole_kd.data.profile_table import write_embedding_file
 
+    check_items(spec, split, item_texts, domain)  # before a store is made
     if spec.placebo is not None:
         base = spec.model_copy(update={"placebo": None})
         base_path = build_teacher(
@@ -220,12 +224,17 @@ def make_author(
     ------
     ProfileError
         The dataset has no item texts.
+    SpecError
+        A corruption needs what the items do not name.
     """
+    from profiles.corrupt.needs import check_items
+
     if not item_texts:
         raise ProfileError(
             f"dataset {split.dataset.name} has no item texts, so nothing can be said about its users; "
             "name the text columns of its .item file under 'text' in the dataset YAML"
         )
+    check_items(spec, split, item_texts, domain)
     histories = histories_of(spec, split, item_texts, domain) if histories is None else histories
     return Author(spec.writer, item_texts, histories, domain)
 

@@ -13,7 +13,7 @@ from profiles.console import bars, out, table, wrote
 from profiles.history import train_histories
 from profiles.job import STORE, ProfileJob
 from profiles.progress import Progress
-from profiles.spec import CorruptionSpec, RefreshSpec
+from profiles.spec import CorruptionSpec, RefreshSpec, TeacherSpec
 from profiles.store import Profile, Store
 from profiles.write import Author
 from profiles.yamlfile import validated
@@ -36,6 +36,7 @@ def corrupt(
     """Build one embedding file per rate, unless only scores are asked for; show one text at every rate."""
     from profiles.build import build_teacher, write_texts
     from profiles.corrupt import CORRUPTIONS, corrupt_texts
+    from profiles.corrupt.needs import check_items
 
     job = ProfileJob.of(dataset, profile, folder, changes)
     level = CORRUPTIONS[kind].level
@@ -43,6 +44,12 @@ def corrupt(
         raise SpecError("--users: an embedding file holds all users; add --score-only, or leave --users out")
     if score_only and level != "text":
         raise SpecError(f"--score-only: {kind} damages vectors, there is no text to score; leave it out")
+    specs: dict[float, TeacherSpec] = {}
+    for rate in sorted(set(rates)):
+        given = {"kind": kind, "rate": rate, "seed": seed, "strength": strength}
+        damage = validated(CorruptionSpec, given, "corruption")
+        specs[rate] = job.spec.model_copy(update={"corruption": (*job.spec.corruption, damage)})
+        check_items(specs[rate], job.split, job.texts, job.domain)
     with Store(folder / STORE) as store, bars(quiet) as begin:
         outcome = write_texts(
             job.spec,
@@ -58,10 +65,7 @@ def corrupt(
     auditor = _auditor(job.author, job)
     rows: list[dict[str, Any]] = []
     paths: list[Path] = []
-    for rate in sorted(set(rates)):
-        given = {"kind": kind, "rate": rate, "seed": seed, "strength": strength}
-        damage = validated(CorruptionSpec, given, "corruption")
-        spec = job.spec.model_copy(update={"corruption": (*job.spec.corruption, damage)})
+    for rate, spec in specs.items():
         with bars(quiet) as begin:
             if level == "text":
                 damaged = begin(f"rate {rate:g}: texts damaged")

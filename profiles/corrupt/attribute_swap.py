@@ -19,4 +19,4 @@ def swap(text: str, spec: CorruptionSpec, dice: Dice, context: TextContext) -> s
     return "".join([*pieces, text[last:]])
 
 
-CORRUPTION = Corruption("text", text=swap)
+CORRUPTION = Corruption("text", needs=("categories", "maker"), text=swap)

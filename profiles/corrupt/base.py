@@ -60,7 +60,10 @@ class TextContext:
     index: int
 
     def foreign(self, kind: str) -> list[Attribute]:
-        """Attributes of a kind that the user does not have (all of the kind when they have every one)."""
+        """Attributes of a kind that the user does not have (all of the kind when they have every one).
+
+        Never empty where the corruption says what it :attr:`~Corruption.needs`.
+        """
         from profiles.lexicon import Attribute
 
         names = self.lexicon.makers if kind == "maker" else self.lexicon.categories
@@ -75,6 +78,8 @@ class Corruption:
     Attributes
     ----------
     level : {"text", "embedding"}
+    needs : tuple of str
+        What items must name, one of these; empty: nothing.
     text : callable
         ``text(text, spec, dice, context) -> str``
     rows : callable
@@ -82,6 +87,7 @@ class Corruption:
     """
 
     level: Literal["text", "embedding"]
+    needs: tuple[Literal["categories", "maker"], ...] = ()
     text: Callable[[str, Any, Dice, TextContext], str] = lambda text, spec, dice, context: text
     rows: Callable[[ProfileRows, Any], ProfileRows] = lambda rows, spec: rows
 

@@ -23,4 +23,4 @@ def contradict(text: str, spec: CorruptionSpec, dice: Dice, context: TextContext
     return " ".join(result)
 
 
-CORRUPTION = Corruption("text", text=contradict)
+CORRUPTION = Corruption("text", needs=("categories",), text=contradict)

@@ -18,4 +18,4 @@ def invent(text: str, spec: CorruptionSpec, dice: Dice, context: TextContext) ->
     return " ".join(result)
 
 
-CORRUPTION = Corruption("text", text=invent)
+CORRUPTION = Corruption("text", needs=("categories",), text=invent)

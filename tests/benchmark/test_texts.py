@@ -110,6 +110,24 @@ def test_the_domain_that_the_writer_names_decides(place, write_experiment):
         assert len(remarks(c.spec for c in load_experiment(path).cells)) == count
 
 
+@pytest.mark.parametrize("reader", ["teacher", "items of a system"])
+def test_damage_about_categories_is_refused_while_planning(reader, place, write_experiment):
+    damaged = {"corruption": [{"kind": "invented-claims", "rate": 0.5, "seed": 1}]}
+    if reader == "teacher":
+        variant = {"teacher": "template", "profile": damaged}
+    else:
+        (place / "properties" / "profile" / "bad.yaml").write_text(
+            yaml.safe_dump({"extends": "template", "name": "bad", "description": "damaged", **damaged})
+        )
+        variant = {"system": "profile-token", "inputs": {"teacher": "bad"}}
+    path = write_experiment("damage", {"variants": {"plain": {}, "v": variant}, "controls": "none"})
+    assert load_experiment(path).cells
+    rewrite(place, text={"title": "title", "fields": ["title"]})
+    said = r"damage\.yaml:\d+: variant 'v', .*tiny\.item: corruption invented-claims .* genres or genre or"
+    with pytest.raises(SpecError, match=said):
+        load_experiment(path)
+
+
 def test_an_encoder_behind_an_endpoint_without_one_is_refused(place, write_experiment):
     profile = {"encoder": {"kind": "openai", "model": "text-embedding-3-small"}}
     variants = {"plain": {}, "kd": {"teacher": "template", "profile": profile}}

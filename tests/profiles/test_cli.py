@@ -93,6 +93,20 @@ def test_texts_without_categories_are_named_before_anything_is_written(dataset: 
     assert wanted in built.partition("profiles:")[0]
 
 
+@pytest.mark.parametrize("kind", ["attribute-swap", "invented-claims", "contradiction"])
+def test_damage_about_categories_is_refused_before_anything_is_written(
+    kind: str, dataset: str, tmp_path: Path
+) -> None:
+    spec = yaml.safe_load(Path(dataset).read_text())
+    spec["text"]["fields"] = ["movie_title"]
+    Path(dataset).write_text(yaml.safe_dump(spec))
+    out, dose = tmp_path / "out", ("--rate", 0, "--rate", 0.5, "--folder", tmp_path / "out")
+    with pytest.raises(SpecError, match=f"dataset tiny: corruption {kind} .* add a column genres or"):
+        run("corrupt", dataset, "template", "--kind", kind, *dose, *TFIDF)
+    assert not out.exists()
+    run("corrupt", dataset, "template", "--kind", "truncation", *dose, *TFIDF)
+
+
 def test_build_show_stats_verify_export_import(dataset: str, tmp_path: Path) -> None:
     store = tmp_path / "out"
     built = flat(run("build", dataset, "template", "--folder", store, *TFIDF))
