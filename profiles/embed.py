@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from profiles.corrupt import corrupt_rows, corrupt_texts
-from profiles.encode import encode_texts, encoder_identity
+from profiles.encode import count_cut, encode_texts, encoder_identity
 from profiles.progress import Progress
 from profiles.reduce import reduce_vectors
 from profiles.spec import TeacherSpec
 from profiles.store import Profile
 from recbole_kd.data.profile_table import ProfileRows, read_embedding_file
 from recbole_kd.data.types import Split
+
+_log = logging.getLogger(__name__)
+_OF_THE_BASE = ("writer", "encoder_truncated")
 
 
 def embed_profiles(
@@ -30,7 +34,8 @@ def embed_profiles(
     -------
     ProfileRows
     dict
-        What the manifest says about writer, tokens, seconds and price.
+        What the manifest says about writer, tokens, seconds and price; ``encoder_truncated`` is the number
+        of texts whose end the encoder left out, where it knows.
     """
     texts = corrupt_texts(spec, split, profiles, item_texts, domain)
     vectors = reduce_vectors(encode_texts(texts, spec.encoder, progress), spec.reduction)
@@ -41,7 +46,18 @@ def embed_profiles(
         history_hash=[p.history_hash for p in profiles],
         vector=vectors,
     )
-    return corrupt_rows(spec.corruption, rows), {"writer": writer_summary(profiles)}
+    said: dict[str, Any] = {"writer": writer_summary(profiles)}
+    cut = count_cut(texts, spec.encoder)
+    if cut is not None:
+        said["encoder_truncated"] = cut
+    if cut:
+        limit = spec.encoder.max_tokens
+        _log.warning(
+            "profile '%s': %d of %d texts are longer than the %s that the encoder reads, and were cut; raise "
+            "encoder.max_tokens as far as the model goes, or have shorter texts written",
+            *(spec.name, cut, len(texts), f"{limit} tokens" if limit else "positions of the model"),
+        )
+    return corrupt_rows(spec.corruption, rows), said
 
 
 def writer_summary(profiles: Sequence[Profile]) -> dict[str, Any]:
@@ -65,7 +81,7 @@ def writer_summary(profiles: Sequence[Profile]) -> dict[str, Any]:
 
 
 def manifest_of(spec: TeacherSpec, split: Split, base: Path | None) -> dict[str, Any]:
-    """Manifest of an embedding file; a placebo repeats what its base says about the writer."""
+    """Manifest of an embedding file; a placebo repeats what its base says about writer and cut texts."""
     from profiles.build import label_of
 
     manifest = {
@@ -80,5 +96,6 @@ def manifest_of(spec: TeacherSpec, split: Split, base: Path | None) -> dict[str,
         "placebo": spec.placebo.canonical() if spec.placebo else None,
     }
     if base is not None:
-        manifest |= {"base": base.name, "writer": read_embedding_file(base)[1]["writer"]}
+        said = read_embedding_file(base)[1]
+        manifest |= {"base": base.name, **{key: said[key] for key in _OF_THE_BASE if key in said}}
     return manifest

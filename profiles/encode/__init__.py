@@ -25,6 +25,17 @@ ENCODERS: Registry[Encoder] = Registry(
     },
 )
 
+Cut = Callable[[Sequence[str], EncoderSpec], "NDArray[np.bool_] | None"]
+
+CUTS: Registry[Cut] = Registry(
+    "encoder that knows what it cut",
+    {
+        "transformers": "profiles.encode.hf:cut",
+        "sentence-transformers": "profiles.encode.sentence:cut",
+        "parts": "profiles.encode.parts:cut",
+    },
+)
+
 
 def encode_texts(
     texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None
@@ -51,6 +62,18 @@ def encode_texts(
     else:
         vectors = ENCODERS[spec.kind]([spec.prefix + text for text in distinct], spec, progress)[rows]
     return unit(vectors) if spec.normalise else vectors
+
+
+def count_cut(texts: Sequence[str], spec: EncoderSpec) -> int | None:
+    """How many texts are longer than what the encoder reads; None where it cannot tell."""
+    if spec.kind not in CUTS:
+        return None
+    distinct = list(dict.fromkeys(texts))
+    found = CUTS[spec.kind]([spec.prefix + text for text in distinct], spec)
+    if found is None:
+        return None
+    long = {text for text, is_cut in zip(distinct, found, strict=True) if is_cut}
+    return sum(text in long for text in texts)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

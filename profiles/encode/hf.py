@@ -15,6 +15,8 @@ from profiles.progress import Progress
 from profiles.spec import EncoderSpec
 from recbole_kd.errors import SpecError
 
+_AT_ONCE = 1024
+
 
 def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = None) -> NDArray[np.float32]:
     """Encode with ``AutoModel`` and pool the last hidden states; on a CPU a batch per core at a time.
@@ -40,7 +42,7 @@ def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = 
             f"encoder.model '{spec.model}': cannot be loaded ({str(error).splitlines()[0][:160]})"
         ) from error
     tokenizer.padding_side = "right"
-    limit = spec.max_tokens or int(getattr(model.config, "max_position_embeddings", 512))
+    limit = _limit(spec, model.config)
     pool = _POOLING[spec.pooling]
     one_at_a_time = Lock()  # a fast tokenizer refuses two callers
 
@@ -64,6 +66,32 @@ def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = 
         if progress:
             progress(min(len(parts) * spec.batch_size, len(texts)), len(texts))
     return np.concatenate(parts).astype(np.float32)
+
+
+def cut(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.bool_]:
+    """Whether each text is longer than what :func:`encode` reads of it, bool [N]."""
+    from transformers import AutoConfig
+
+    source = str(locate(str(spec.model)))
+    limit = _limit(spec, AutoConfig.from_pretrained(source))
+    return longer(texts, source, limit)
+
+
+def longer(texts: Sequence[str], source: str, limit: int) -> NDArray[np.bool_]:
+    """Whether each text has more than ``limit`` tokens, begin and end markers included, bool [N]."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    found = np.zeros(len(texts), np.bool_)
+    for start in range(0, len(texts), _AT_ONCE):
+        # Not verbose: it would warn of what is looked for.
+        part = tokenizer(list(texts[start : start + _AT_ONCE]), verbose=False)["input_ids"]
+        found[start : start + len(part)] = [len(ids) > limit for ids in part]
+    return found
+
+
+def _limit(spec: EncoderSpec, config: Any) -> int:
+    return spec.max_tokens or int(getattr(config, "max_position_embeddings", 512))
 
 
 def pick_device(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.encode.hf import pick_device
+from profiles.encode.hf import longer, pick_device
 from profiles.llm.sources import locate, quiet_loading
 from profiles.progress import Progress
 from profiles.spec import EncoderSpec
@@ -57,3 +57,16 @@ def encode(texts: Sequence[str], spec: EncoderSpec, progress: Progress | None = 
         if progress:
             progress(start + len(part), len(texts))
     return np.concatenate(parts).astype(np.float32)
+
+
+def cut(texts: Sequence[str], spec: EncoderSpec) -> NDArray[np.bool_] | None:
+    """Whether each text is longer than ``max_tokens``, bool [N].
+
+    None where the library's own limit counts, or the tokenizer lies where only the library finds it.
+    """
+    if spec.max_tokens is None:
+        return None
+    try:
+        return longer(texts, str(locate(str(spec.model))), spec.max_tokens)
+    except (OSError, ValueError):
+        return None

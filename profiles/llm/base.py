@@ -40,7 +40,8 @@ class Reply:
         Answer without the opening; empty when ``error`` is set.
     prompt_tokens, completion_tokens : int
     seconds : float
-        Wall time of this call; calls of one batch share the time of the batch.
+        Wall time of this call; calls of one batch share the time of the batch. Of an endpoint: of the attempt
+        that was answered (or the last one), without waits for limits, slots and other attempts.
     finish_reason : str
         ``"stop"``, ``"length"``, ``"error"``, ``REFUSAL``, ``REFUSED``, or what the endpoint said.
     error : str or None

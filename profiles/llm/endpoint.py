@@ -103,10 +103,16 @@ class Endpoint:
         return (line.replace(self._key, "[key]") if self._key else line)[:most]
 
     async def chat(self, key: str, message: Message, model: str, decoding: Decoding, tokens: int) -> Reply:
-        """Answer one message; ``tokens`` is what it will spend at most, for the limit."""
+        """Answer one message; ``tokens`` is what it will spend at most, for the limit.
+
+        ``seconds`` of the reply are those of the last attempt, from the moment it is sent: neither the wait
+        for limits and a slot nor attempts that failed before.
+        """
         started = time.perf_counter()
 
         async def once() -> Reply:
+            nonlocal started
+            started = time.perf_counter()
             answer = await self._client.chat.completions.create(
                 **body(message, model, decoding), extra_body=self.spec.extra_body
             )

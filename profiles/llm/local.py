@@ -68,6 +68,8 @@ class LocalBackend(Backend):
                 raise SpecError(
                     f"model '{self.spec.model}': cannot be loaded ({_first_line(error)})"
                 ) from error
+            # What the folder sets beside them (penalties, top_k, ...) would be laid over our decoding.
+            model.generation_config = _only_special_tokens(model.generation_config)
             self._loaded = (self._tokenizer(), model.to(device).eval())
         return self._loaded
 
@@ -171,7 +173,8 @@ class LocalBackend(Backend):
         d = self.decoding
         options: dict[str, Any] = {"do_sample": False}
         if d.temperature > 0:
-            options = {"do_sample": True, "temperature": d.temperature, "top_p": d.top_p}
+            # transformers keeps the 50 likeliest tokens unless it is told not to.
+            options = {"do_sample": True, "temperature": d.temperature, "top_p": d.top_p, "top_k": 0}
             torch.manual_seed(_batch_seed(d.seed, batch))
         with torch.inference_mode():
             output = model.generate(
@@ -202,6 +205,14 @@ def _reply(
     text = tokenizer.decode(kept, skip_special_tokens=True)
     billed = len(kept) + (stop is not None)
     return Reply(request.key, text, prompt, billed, seconds, "length" if stop is None else "stop")
+
+
+def _only_special_tokens(found: Any) -> Any:
+    """A generation config that says how texts begin, end and are filled up, and nothing of decoding."""
+    from transformers import GenerationConfig
+
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{key: getattr(found, key, None) for key in kept})
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

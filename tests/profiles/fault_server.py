@@ -85,6 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         prompt = body["messages"][-1]["content"]
         fault = self.server.fault(prompt)
+        if fault == "late-500":
+            time.sleep(0.3)
+            fault = "500"
         if fault in ("429", "500", "401", "400", "413", "422"):
             headers = {"Retry-After": "0"} if fault == "429" else {}
             auth = self.headers.get("Authorization", "")

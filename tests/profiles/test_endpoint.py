@@ -18,6 +18,7 @@ from profiles.history import train_histories
 from profiles.job import Budget
 from profiles.llm import crowd
 from profiles.llm import endpoint as endpoint_module
+from profiles.llm import limits as limits_module
 from profiles.llm.endpoint import embed
 from profiles.llm.limits import MinuteLimit
 from profiles.llm.openai_api import OpenAIBackend
@@ -320,6 +321,32 @@ def test_concurrency_is_bounded(split: Split, texts: dict, template: dict, tmp_p
     with serve({"": ["slow"]}) as server:
         write(author(server, template, texts, split, concurrency=3), split, tmp_path / "s.sqlite")
         assert server.most_running == 3
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 1}, {"concurrency": 8, "requests_per_minute": 2}])
+def test_seconds_are_those_of_the_model_and_not_of_the_queue(
+    limits: dict, split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight calls of 0.3 s, one after another or two in a window of 0.8 s: all of them wait for seconds."""
+    monkeypatch.setattr(limits_module, "WINDOW", 0.8)
+    with serve({"": ["late"] * 9}) as server:
+        made, begin = author(server, template, texts, split, **limits), time.perf_counter()
+        outcome = write(made, split, tmp_path / "s.sqlite")
+        assert time.perf_counter() - begin > 2.3
+    seconds = [p.seconds for p in outcome.profiles]
+    assert len(seconds) == 8
+    assert min(seconds) > 0.29
+    assert sum(seconds) < 1.5 * 8 * 0.3
+
+
+def test_attempts_that_failed_and_the_pauses_between_are_not_in_the_seconds(
+    split: Split, texts: dict, template: dict, tmp_path: Path
+) -> None:
+    with serve({'"Heat"': ["late-500", "late-500", "late"]}) as server:
+        outcome = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        tried = max(server.attempts.values())
+    assert tried == 3
+    assert 0.29 < max(p.seconds for p in outcome.profiles) < 0.55
 
 
 def test_a_missing_key_is_named_before_anything_is_sent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from profiles.write import Author, write_profiles
 from recbole_kd.data.history import history_hash
 from recbole_kd.data.types import Split
 from recbole_kd.errors import SpecError
+from tests.tiny_lm import byte_tokenizer, tiny_llama
 
 
 @pytest.mark.parametrize(("penalty", "ngram"), [(1.1, 0), (1.0, 4), (1.3, 2), (1.0, 0), (1.2, 1)])
@@ -98,6 +100,59 @@ def test_missing_model_files_are_named() -> None:
         LocalBackend(writer(model="./nowhere/model.gguf", revision=None))
     with pytest.raises(SpecError, match="package no-such-package is not installed"):
         LocalBackend(writer(model="package:no_such_package/x.gguf", revision=None))
+
+
+SETTINGS = {
+    "repetition_penalty": 3.0,
+    "no_repeat_ngram_size": 2,
+    "top_k": 1,
+    "min_length": 30,
+    "suppress_tokens": [66, 67, 68],
+    "num_beams": 2,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_words_are_picked_as_the_spec_says_and_not_as_the_folder(
+    tmp_path: Path, temperature: float, penalty: float
+) -> None:
+    """Against the loop written out, beside a generation_config that says otherwise; a hot draw leaves the 50
+    likeliest tokens."""
+    folder = tmp_path / "llama"
+    model, tokenizer = tiny_llama(), byte_tokenizer()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | SETTINGS))
+    steps = 40
+    decoding = {
+        "temperature": temperature, "max_new_tokens": steps, "repetition_penalty": penalty,
+        "no_repeat_ngram": 0, "seed": 3,
+    }  # fmt: skip
+    spec = writer(model=str(folder), revision=None, dtype="float32", device="cpu", decoding=decoding)
+    message = Message("", "a user who likes drama and drama", "They")
+    backend = LocalBackend(spec)
+    (reply,) = next(iter(backend.write([[Request("k", message)]])))
+
+    ids = torch.tensor([tokenizer(backend.prompt_text(message))["input_ids"]])
+    width, places = ids.shape[1], []
+    torch.manual_seed((3 * 1_000_003 + int(message.digest, 16)) % 2**63)
+    with torch.inference_mode():
+        for _ in range(steps):
+            scores = model(input_ids=ids).logits[:, -1]
+            for token in set(ids[0, width:].tolist()):
+                scores[0, token] *= penalty if scores[0, token] < 0 else 1 / penalty
+            if temperature == 0:
+                token = scores.argmax(1, keepdim=True)
+            else:
+                token = torch.multinomial((scores / temperature).softmax(1), 1)
+            places.append(int((scores > scores[0, token]).sum()))
+            if int(token) == tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, token], 1)
+    assert reply.text == tokenizer.decode(ids[0, width:], skip_special_tokens=True)
+    assert (max(places) > 50) == (temperature > 0)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from profiles.encode import encode_texts
+from profiles.encode import count_cut, encode_texts
 from profiles.encode.lanes import in_lanes
 from profiles.placebo import PLACEBOS
 from profiles.reduce import reduce_vectors
@@ -67,6 +67,32 @@ def test_truncation_and_prefix_are_what_the_spec_says(minilm: EncoderSpec) -> No
     assert not np.allclose(encode_texts([long_a], minilm), encode_texts([long_b], minilm), atol=1e-2)
     prefixed = encode_texts(["war"], minilm.model_copy(update={"prefix": "query: "}))
     np.testing.assert_allclose(prefixed, encode_texts(["query: war"], minilm), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["transformers", "sentence-transformers"])
+def test_cut_texts_are_counted_to_the_token(minilm: EncoderSpec, kind: str) -> None:
+    """One word of these is one token, and two mark begin and end."""
+    spec = minilm.model_copy(update={"kind": kind, "max_tokens": 8})
+    texts = ["war " * n for n in (1, 6, 7, 300, 7)]
+    assert count_cut(texts, spec) == 3
+    assert count_cut(texts, spec.model_copy(update={"prefix": "drama "})) == 4
+    assert count_cut(texts, spec.model_copy(update={"max_tokens": 512})) == 0
+
+
+def test_the_limit_of_the_model_counts_where_none_is_stated(minilm: EncoderSpec) -> None:
+    spec, texts = minilm.model_copy(update={"max_tokens": None}), ["war " * 510, "war " * 511]
+    assert count_cut(texts, spec) == 1
+    assert count_cut(texts, spec.model_copy(update={"kind": "sentence-transformers"})) is None
+
+
+def test_cut_parts_count_their_text(minilm: EncoderSpec) -> None:
+    spec = minilm.model_copy(update={"kind": "parts", "max_tokens": 8})
+    short, long = "war " * 6, "war " * 7
+    assert count_cut([f"{short}\u00a6{short}\u00a6{short}", f"{short}\u00a6{long}", long, short], spec) == 2
+
+
+def test_what_reads_everything_or_elsewhere_counts_nothing() -> None:
+    assert count_cut(TEXTS, encoder(kind="tfidf", model=None, pooling=None, dimension=2)) is None
 
 
 def test_the_number_of_threads_changes_no_vector(minilm: EncoderSpec) -> None:

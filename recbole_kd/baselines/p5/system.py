@@ -252,7 +252,7 @@ def fit(
         patience=train.stopping_step,
         save_every=own.save_every,
     )
-    name = digest([split.digest, spec.canonical(), seed, system.words.size], 16)
+    name = _checkpoint(split, spec, seed, system.words.size)
     task = Task(
         system.model, len(system), system.loss, system.validator(train.eval_batch_size), _METRIC.lower()
     )
@@ -267,6 +267,15 @@ def fit(
     )
     scorer = Scorer(system.score, weights_of(system.model), tuned.n_parameters)
     return _result(tuned, scorer), scorer
+
+
+def _checkpoint(split: Split, spec: StudentSpec, seed: int, words: int) -> str:
+    """Digest of what a training depends on; a folder's name stays when its weights are exchanged."""
+    from profiles.content import digest_of_weights
+
+    weights = spec.hparams["weights"]
+    found = None if weights is None else digest_of_weights(str(weights))
+    return digest([split.digest, spec.canonical(), seed, words, *([found] if found else [])], 16)
 
 
 def weights_of(model: P5Model) -> dict[str, Tensor]:

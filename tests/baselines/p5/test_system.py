@@ -14,6 +14,7 @@ import yaml
 pytest.importorskip("transformers")
 
 from recbole_kd.baselines.llm.tuned import loop
+from recbole_kd.baselines.p5 import system as p5_system
 from recbole_kd.baselines.p5.system import P5, P5Spec, check, fit, rebuilt
 from recbole_kd.baselines.p5.words import PretrainedWords, Words, encode
 from recbole_kd.baselines.run import rank_computed
@@ -202,6 +203,34 @@ def test_weights_of_a_folder(tmp_path: Path) -> None:
     result, scorer = fit(split, spec, seed=1, device="cpu", folder=tmp_path / "c")
     assert (~scorer.score(split.test, slice(0, 3)).isneginf()).sum(1).tolist() == [6, 6, 6]
     assert result.history[1]["loss"] > 0
+
+
+def test_exchanged_weights_have_a_checkpoint_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from tests.tiny_lm import byte_tokenizer
+
+    config = T5Config(
+        vocab_size=258, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    byte_tokenizer().save_pretrained(tmp_path / "t5")
+
+    def tune(task: Any, how: Any, *, file: Path, **more: Any) -> None:
+        raise InterruptedError(file.name)
+
+    monkeypatch.setattr(p5_system, "tune", tune)
+    found = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+        with pytest.raises(InterruptedError) as name:
+            fit(
+                toy_split(), student({"weights": str(tmp_path / "t5")}), seed=1, device="cpu", folder=tmp_path
+            )
+        found.append(str(name.value))
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,13 @@ class TunedRanker(LLMRanker):
         """Train ``task``; ``selected_on`` is what else decides the choice of the epoch."""
         spec: TuneSpec = self.spec.tune
         context = self.context
+        assert context.llm is not None
         content = {
             "ranker": self.name,
             "params": self.spec.canonical(),
-            "model": context.backend.revision,
+            # Models of the hub share one revision unless the spec states it; a folder keeps its name when its
+            # weights, which the revision digests, are exchanged.
+            "model": [context.llm.model, context.backend.revision],
             "split": context.split.digest,
             "titles": context.titles,
             "domain": context.domain,
