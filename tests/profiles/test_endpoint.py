@@ -323,30 +323,44 @@ def test_concurrency_is_bounded(split: Split, texts: dict, template: dict, tmp_p
         assert server.most_running == 3
 
 
-@pytest.mark.parametrize("limits", [{"concurrency": 1}, {"concurrency": 8, "requests_per_minute": 2}])
+@pytest.mark.parametrize(
+    ("limits", "at_once"), [({"concurrency": 1}, 1), ({"concurrency": 8, "requests_per_minute": 2}, 2)]
+)
 def test_seconds_are_those_of_the_model_and_not_of_the_queue(
-    limits: dict, split: Split, texts: dict, template: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limits: dict,
+    at_once: int,
+    split: Split,
+    texts: dict,
+    template: dict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Eight calls of 0.3 s, one after another or two in a window of 0.8 s: all of them wait for seconds."""
+    """Eight calls of 0.3 s, one after another or two in a window of 0.8 s: all of them wait for seconds.
+
+    However slow the machine, calls of which so many run at a time have no more seconds than that together.
+    """
     monkeypatch.setattr(limits_module, "WINDOW", 0.8)
     with serve({"": ["late"] * 9}) as server:
         made, begin = author(server, template, texts, split, **limits), time.perf_counter()
         outcome = write(made, split, tmp_path / "s.sqlite")
-        assert time.perf_counter() - begin > 2.3
+        elapsed = time.perf_counter() - begin
     seconds = [p.seconds for p in outcome.profiles]
     assert len(seconds) == 8
     assert min(seconds) > 0.29
-    assert sum(seconds) < 1.5 * 8 * 0.3
+    assert sum(seconds) < at_once * elapsed
 
 
 def test_attempts_that_failed_and_the_pauses_between_are_not_in_the_seconds(
     split: Split, texts: dict, template: dict, tmp_path: Path
 ) -> None:
     with serve({'"Heat"': ["late-500", "late-500", "late"]}) as server:
+        begin = time.perf_counter()
         outcome = write(author(server, template, texts, split), split, tmp_path / "s.sqlite")
+        elapsed = time.perf_counter() - begin
         tried = max(server.attempts.values())
     assert tried == 3
-    assert 0.29 < max(p.seconds for p in outcome.profiles) < 0.55
+    # Two attempts of 0.3 s failed before.
+    assert 0.29 < max(p.seconds for p in outcome.profiles) < elapsed - 0.58
 
 
 def test_a_missing_key_is_named_before_anything_is_sent(
