@@ -38,6 +38,8 @@ from analysis.stats.result import TestResult
 FloatArray = NDArray[np.float64]
 DEFAULT_RESAMPLES = 2_000
 
+_FLOOR = ", seed variance at least the mean of its backbone's"
+
 _SEED_NOTES: dict[int, tuple[str, ...]] = {
     1: ("one seed: training randomness is not covered",),
     2: ("two seeds: the seed variance rests on one degree of freedom, take p and interval with care",),
@@ -250,7 +252,7 @@ def two_level(
         low, high = (float(q) for q in np.quantile(replicates, [tail, 1 - tail]))
     kind = "calibrated" if calibrate else "percentile"
     return TestResult(
-        test="crossed random effects t (quasi-F" + (", pooled seed variance)" if pooled else ")"),
+        test=f"crossed random effects t (quasi-F{_FLOOR if pooled else ''})",
         unit="users x seeds" if len(d) > 1 else "users",
         estimate=anova.mean,
         n=anova.n_users,
