@@ -39,15 +39,15 @@ def test_a_joint_loss_distils_in_every_epoch(variant, students):
 
 
 @pytest.mark.parametrize("variant", sorted(HALVES))
-def test_llm_kt_regresses_on_the_profile_itself_for_half_of_fifty_epochs(variant, students):
+def test_llm_kt_regresses_on_the_profile_itself_for_half_of_sixty_epochs(variant, students):
     by = {student.model: student for student in students[variant]}
     assert set(by) == {"SASRecKD", "BERT4RecKD"}
     for student in by.values():
         assert (student.distill.objective, student.distill.target) == ("rmse", "raw")
         assert student.distill.reset_optimizer
         schedule = make_schedule(student.distill, student.train.epochs)
-        assert [e for e in range(1, student.train.epochs + 1) if schedule.alpha(e)] == list(range(1, 26))
-    assert by["BERT4RecKD"].train.epochs == 2 * 25  # the one backbone whose epochs are fixed
+        assert [e for e in range(1, student.train.epochs + 1) if schedule.alpha(e)] == list(range(1, 31))
+    assert by["BERT4RecKD"].train.epochs == 2 * 30  # the one backbone whose epochs are fixed
 
 
 @pytest.mark.parametrize("name", ["baselines-beauty", "baselines-beauty-brief"])
