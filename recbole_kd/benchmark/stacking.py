@@ -66,10 +66,8 @@ def grouped(tasks: Sequence[CellTask]) -> Iterator[list[Pending]]:
     for task in tasks:
         spec = CellSpec.model_validate(task.spec)
         alone = spec.ranker is not None or not can_stack(spec.student)
-        length = spec.dataset.max_item_list_length
-        key: list[Any] = [task.cell]
-        if not alone:
-            key = [task.split, length, task.device, repr(shape_of(spec.student))]
+        batches = [task.split, spec.dataset.max_item_list_length, task.device]
+        key: list[Any] = [task.cell] if alone else [*batches, repr(shape_of(spec.student))]
         groups.setdefault(digest([str(part) for part in key]), []).append(Pending(task, spec))
     yield from groups.values()
 

@@ -35,10 +35,8 @@ class StackedBatch:
     item_seq, position, segment : int64 [S, B, L]
     shapes : list of (B_s, L_s)
         What every model's own batch measures.
-    at : list of bool [B_s, L_s]
-        Positions with a target.
     index : int64 [S, T]
-        These positions, counted in the padded grid; 0 where a model has fewer than T.
+        Positions with a target, counted in the padded grid; 0 where a model has fewer than T.
     target : int64 [S, T]
     weight : float [S, T]
         1 / T_s, 0 where there is none: the mean of every model's own loss.
@@ -48,7 +46,6 @@ class StackedBatch:
     position: Tensor
     segment: Tensor
     shapes: list[tuple[int, int]]
-    at: list[Tensor]
     index: Tensor
     target: Tensor
     weight: Tensor
@@ -72,7 +69,7 @@ class StackedBatch:
             index[s, :n], target[s, :n] = row * width + column, batch.target[row, column]
             weight[s, :n] = 1.0 / max(1, n)
         moved = (x.to(device, non_blocking=True) for x in (index, target, weight))
-        return cls(**{k: g.to(device, non_blocking=True) for k, g in grids.items()}, shapes=shapes, at=at,
+        return cls(**{k: g.to(device, non_blocking=True) for k, g in grids.items()}, shapes=shapes,
                    **dict(zip(("index", "target", "weight"), moved, strict=True)))  # fmt: skip
 
 
